@@ -1,0 +1,111 @@
+"""A bundle on disk: SHA256SUMS, manifest.json and one ONNX file a stage.
+
+It is checked whole before anything is used. A tier may hold a subset of the stage files; whatever
+is there must have the hash that SHA256SUMS and the manifest say, and `sha256sum -c --ignore-missing
+SHA256SUMS` agrees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from offramp.bundle.manifest import Manifest
+from offramp.errors import InvalidBundle
+
+SUMS, MANIFEST = "SHA256SUMS", "manifest.json"
+_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A checked bundle: its folder, manifest, network digest, and the stages that are here."""
+
+    folder: Path
+    manifest: Manifest
+    digest: str
+    held: tuple[int, ...]
+
+    def stage_path(self, stage: int) -> Path:
+        """The ONNX file of a stage. Raises InvalidBundle where this copy does not hold it."""
+        if stage not in self.held:
+            raise InvalidBundle(f"{self.folder}: stages", f"stage {stage} is not held here")
+        return self.folder / self.manifest.network.stages[stage].file
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise InvalidBundle(str(path), f"cannot be read: {exc.strerror}") from exc
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    try:
+        lines = _read(path).decode("ascii").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as exc:
+        raise InvalidBundle(str(path), "is not text") from exc
+    sums = {}
+    for number, line in enumerate(lines, 1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise InvalidBundle(str(path), f"line {number} is no SHA-256 and file name")
+        sums[match[2]] = match[1]
+    return sums
+
+
+def _manifest(path: Path, content: bytes) -> Manifest:
+    try:
+        return Manifest.model_validate(json.loads(content))
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+        raise InvalidBundle(f"{path}: {key}", first["msg"]) from exc
+    except (ValueError, RecursionError) as exc:
+        raise InvalidBundle(str(path), f"is no JSON: {exc}") from exc
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """The bundle in a folder, every byte of it checked.
+
+    Raises InvalidBundle naming the file or the manifest's key.
+    """
+    if not folder.is_dir():
+        raise InvalidBundle(str(folder), "there is no bundle: not a folder")
+    sums = _sums(folder)
+    content = _read(folder / MANIFEST)
+    if sums.get(MANIFEST) != hashlib.sha256(content).hexdigest():
+        raise InvalidBundle(str(folder / MANIFEST), f"its SHA-256 is not the one in {SUMS}")
+    manifest = _manifest(folder / MANIFEST, content)
+    names = {MANIFEST} | {stage.file for stage in manifest.network.stages}
+    if set(sums) != names:
+        raise InvalidBundle(str(folder / SUMS), f"lists {sorted(sums)}, not {sorted(names)}")
+    held = []
+    for k, stage in enumerate(manifest.network.stages):
+        path = folder / stage.file
+        if not path.exists():
+            continue
+        found = hashlib.sha256(_read(path)).hexdigest()
+        for said_by, wanted in ((MANIFEST, stage.sha256), (SUMS, sums[stage.file])):
+            if found != wanted:
+                raise InvalidBundle(str(path), f"its SHA-256 is not the one in {said_by}")
+        held.append(k)
+    if not held:
+        raise InvalidBundle(str(folder), "holds no stage file")
+    return Bundle(folder, manifest, manifest.network.digest, tuple(held))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json and SHA256SUMS beside the stage files that are already in the folder."""
+    content = (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode()
+    (folder / MANIFEST).write_bytes(content)
+    sums = {MANIFEST: hashlib.sha256(content).hexdigest()}
+    sums |= {stage.file: stage.sha256 for stage in manifest.network.stages}
+    lines = (f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    (folder / SUMS).write_text("".join(lines))

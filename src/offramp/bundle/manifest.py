@@ -1,0 +1,145 @@
+"""The manifest: what a bundle says of itself, as manifest.json.
+
+    network      what decides an answer besides the policy; its hash is the network digest
+    costs        FLOPs, parameters and bytes per stage, for people and the planner
+    policies     exit policies; the first one is the default
+    provenance   what made it: command, recipe, seed, data hashes, scores
+
+Unknown keys are errors in every part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from offramp.exits import ExitPolicy
+from offramp.wire import TensorSpec
+
+FORMAT: Final = 1
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Preparation(BaseModel):
+    """What stage 0 does to the input before anything else; it lies in the graph."""
+
+    model_config = _STRICT
+    mean: tuple[float, ...]  # per channel, of values in [0, 1]
+    std: tuple[float, ...]
+
+
+class Codec(BaseModel):
+    """The wire codec at a boundary: how many channels of how many bits, at which stride."""
+
+    model_config = _STRICT
+    channels: Annotated[int, Field(ge=1)]
+    bits: Annotated[int, Field(ge=1, le=8)]
+    stride: Annotated[int, Field(ge=1)]
+
+
+class Boundary(BaseModel):
+    """What goes into a stage: its tensors, in wire order, and the codec that made them (if any)."""
+
+    model_config = _STRICT
+    tensors: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    codec: Codec | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Payload bytes per sample."""
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+
+class Stage(BaseModel):
+    """One ONNX file: a boundary's tensors in, logits and the next boundary's tensors out."""
+
+    model_config = _STRICT
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.onnx$")]
+    sha256: Sha256
+    logits: str
+
+
+class Network(BaseModel):
+    """Preparation, classes, boundaries, stages: boundary k feeds stage k, which ends in exit k."""
+
+    model_config = _STRICT
+    preparation: Preparation
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    boundaries: Annotated[tuple[Boundary, ...], Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_boundary_a_stage(self) -> Network:
+        if len(self.boundaries) != len(self.stages):
+            raise ValueError(f"{len(self.boundaries)} boundaries for {len(self.stages)} stages")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """The network digest: SHA-256 (hex) of this part of the manifest, in canonical JSON."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class StageCost(BaseModel):
+    """FLOPs (2 per multiply-accumulate) per sample, and parameters, of a stage's three parts."""
+
+    model_config = _STRICT
+    flops: Annotated[int, Field(ge=0)]  # the layers, without head and codec
+    parameters: Annotated[int, Field(ge=0)]
+    head_flops: Annotated[int, Field(ge=0)]
+    head_parameters: Annotated[int, Field(ge=0)]
+    codec_flops: Annotated[int, Field(ge=0)]  # the decoder before it and the encoder behind it
+    codec_parameters: Annotated[int, Field(ge=0)]
+    boundary_bytes: Annotated[int, Field(ge=1)]  # payload of the boundary that feeds the stage
+
+
+class Manifest(BaseModel):
+    """The whole of manifest.json. Unknown keys are errors."""
+
+    model_config = _STRICT
+    format: Literal[1] = FORMAT
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    network: Network
+    costs: tuple[StageCost, ...]
+    policies: Annotated[tuple[ExitPolicy, ...], Field(min_length=1)]
+    provenance: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Manifest:
+        stages = len(self.network.stages)
+        if len(self.costs) != stages:
+            raise ValueError(f"costs: {len(self.costs)} for {stages} stages")
+        for policy in self.policies:
+            if len(policy.exits) != stages:
+                raise ValueError(
+                    f"policies: {policy.name} has {len(policy.exits)} exits of {stages}"
+                )
+        names = [policy.name for policy in self.policies]
+        if len(set(names)) != len(names):
+            raise ValueError(f"policies: a name occurs twice in {names}")
+        for k, (cost, boundary) in enumerate(zip(self.costs, self.network.boundaries, strict=True)):
+            if cost.boundary_bytes != boundary.size_bytes:
+                raise ValueError(
+                    f"costs.{k}.boundary_bytes: not the {boundary.size_bytes} of its tensors"
+                )
+        return self
+
+    def policy(self, wanted: str) -> ExitPolicy | None:
+        """The policy of that name or id; the default for an empty string; None if there is none."""
+        if not wanted:
+            return self.policies[0]
+        return next((p for p in self.policies if wanted in (p.name, p.id)), None)
+
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of boundary 0."""
+        return self.network.boundaries[0].tensors[0].shape
+
+    def raw_bytes(self) -> int:
+        """Bytes of the raw input."""
+        return math.prod(self.image_shape())

@@ -1,0 +1,91 @@
+"""A tensor as bytes: little-endian and row-major, or packed where codes have under 8 bits.
+
+Packing is most significant bit first. Both sides know dtype, shape and bits from the manifest, so
+that a packed boundary carries no header: a (4, 7, 7) boundary of 4-bit codes is 98 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.errors import InvalidInput
+
+DTYPES = ("uint8", "int32", "int64", "float16", "float32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One tensor of a boundary, per sample: its shape has no batch dimension.
+
+    bits: of one value; codes may have fewer than uint8's 8. Raises ValueError where they do not
+    fit.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bits: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: {self.dtype!r} is none of {', '.join(DTYPES)}")
+        if any(size < 1 for size in self.shape):
+            raise ValueError(f"shape: {self.shape} has a size below 1")
+        if self.bits == 0:
+            object.__setattr__(self, "bits", np.dtype(self.dtype).itemsize * 8)
+        whole = np.dtype(self.dtype).itemsize * 8
+        if self.bits != whole and not (self.dtype == "uint8" and 1 <= self.bits <= 8):
+            raise ValueError(f"bits: {self.bits} does not fit {self.dtype}")
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on the wire, per sample."""
+        return -(-math.prod(self.shape) * self.bits // 8)
+
+
+def pack(tensor: NDArray[Any], spec: TensorSpec) -> bytes:
+    """The bytes of one sample's tensor.
+
+    Raises InvalidInput where dtype, shape or a code's range is not the spec's.
+    """
+    if tensor.dtype != spec.dtype or tensor.shape != spec.shape:
+        raise InvalidInput(
+            spec.name, f"{tensor.dtype} {list(tensor.shape)}, not {spec.dtype} {list(spec.shape)}"
+        )
+    if spec.dtype == "uint8" and spec.bits < 8:
+        if tensor.size and int(tensor.max()) >> spec.bits:
+            raise InvalidInput(spec.name, f"a code of {tensor.max()} does not fit {spec.bits} bits")
+        bits = np.unpackbits(tensor.reshape(-1, 1), axis=1)[:, 8 - spec.bits :]
+        return np.packbits(bits).tobytes()
+    return tensor.astype(np.dtype(spec.dtype).newbyteorder("<"), copy=False).tobytes()
+
+
+def unpack(data: bytes, spec: TensorSpec, field: str) -> NDArray[Any]:
+    """The tensor of those bytes; a read-only view of them where nothing was packed.
+
+    Raises InvalidInput naming `field` where the length is not the spec's, a padding bit is set or a
+    value is NaN or infinite.
+    """
+    if len(data) != spec.size_bytes:
+        raise InvalidInput(
+            field,
+            f"{len(data)} bytes, but {spec.dtype} {list(spec.shape)} of {spec.bits} bits is "
+            f"{spec.size_bytes}",
+        )
+    count = math.prod(spec.shape)
+    if spec.dtype == "uint8" and spec.bits < 8:
+        bits = np.unpackbits(np.frombuffer(data, np.uint8))
+        if bits[count * spec.bits :].any():
+            raise InvalidInput(field, "its padding bits are not zero")
+        codes = np.zeros((count, 8), np.uint8)
+        codes[:, 8 - spec.bits :] = bits[: count * spec.bits].reshape(count, spec.bits)
+        return np.packbits(codes, axis=1).reshape(spec.shape)
+    tensor = np.frombuffer(data, np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
+    if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+        raise InvalidInput(field, "holds NaN or infinite values")
+    return tensor.astype(spec.dtype, copy=False)
