@@ -1,0 +1,113 @@
+"""CIFAR-10 from the official binary files, or from .npz copies (see `load_copy`).
+
+Krizhevsky 2009, "Learning multiple layers of features from tiny images". The binary version is
+read, not the Python one: that one is pickled, and nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from offramp.data.images import ImageSet
+from offramp.errors import InvalidInput
+
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+ARCHIVE = "cifar-10-binary.tar.gz"  # https://www.cs.toronto.edu/~kriz/cifar.html
+ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as published on that page
+_RECORD = 1 + 3 * 32 * 32
+_MEMBERS = {
+    "train": tuple(f"cifar-10-batches-bin/data_batch_{k}.bin" for k in range(1, 6)),
+    "test": ("cifar-10-batches-bin/test_batch.bin",),
+}
+
+
+def parse_records(content: bytes, field: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (N, 32, 32, 3) and labels (N,) of one binary batch.
+
+    A record is a label byte, then 1,024 bytes of each colour. Raises InvalidInput naming `field`.
+    """
+    if not content or len(content) % _RECORD:
+        raise InvalidInput(
+            field, f"{len(content)} bytes are no whole number of {_RECORD}-byte records"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
+    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
+
+
+def load(split: Literal["train", "test"], folder: Path) -> ImageSet:
+    """The 50,000 training or 10,000 test images, (N, 32, 32, 3).
+
+    folder: where the official archive lies.
+    """
+    path = folder / ARCHIVE
+    try:
+        archive = path.read_bytes()
+    except OSError as exc:
+        raise InvalidInput(str(path), f"cannot be read: {exc}") from exc
+    if hashlib.md5(archive, usedforsecurity=False).hexdigest() != ARCHIVE_MD5:
+        raise InvalidInput(str(path), "is not the published archive: wrong MD5")
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        parts = []
+        for member in _MEMBERS[split]:
+            file = tar.extractfile(member)
+            if file is None:
+                raise InvalidInput(str(path), f"lacks {member}")
+            parts.append(parse_records(file.read(), member))
+    return ImageSet(
+        name=f"CIFAR-10 {split}",
+        images=np.concatenate([images for images, _ in parts]),
+        labels=np.concatenate([labels for _, labels in parts]),
+        classes=CLASSES,
+        sha256={ARCHIVE: hashlib.sha256(archive).hexdigest()},
+    )
+
+
+def load_copy(
+    kind: Literal["jpeg", "lossless"], split: Literal["train", "test"], folder: Path
+) -> ImageSet:
+    """A partial copy, `cifar10_{kind}_{split}.npz`.
+
+    It holds JPEG files end to end (`blob`, `offset`) or arrays (`x`). The JPEG copy (quality 75) is
+    not CIFAR-10 proper: train and test on the same copy, and keep its figures apart from published
+    ones.
+    """
+    path = folder / f"cifar10_{kind}_{split}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            labels = arrays["y"].astype(np.int64)
+            if kind == "lossless":
+                images = arrays["x"]
+            else:
+                blob, offset = arrays["blob"].tobytes(), arrays["offset"]
+                files = (blob[a:b] for a, b in pairwise(offset))
+                images = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+    except (OSError, KeyError, ValueError) as exc:
+        raise InvalidInput(str(path), f"cannot be read: {exc}") from exc
+    return ImageSet(
+        name=f"CIFAR-10 ({'JPEG q75' if kind == 'jpeg' else 'lossless'} copy) {split}",
+        images=images,
+        labels=labels,
+        classes=CLASSES,
+        sha256={path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
+    )
