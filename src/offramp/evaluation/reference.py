@@ -1,0 +1,99 @@
+"""The reference for deployments: all stages of a bundle, in this process, on onnxruntime.
+
+    images -> stage 0 -> stage 1 -> ... -> logits of every exit, tensors of every boundary
+
+Nothing leaves early here; `answer` says afterwards where each sample would have left under a
+policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from offramp.bundle import Bundle
+from offramp.bundle.check import check_stage
+from offramp.errors import InvalidBundle
+from offramp.exits import ExitPolicy
+
+
+class Reference(NamedTuple):
+    """What all stages say of N images."""
+
+    logits: tuple[NDArray[np.float32], ...]  # E times (N, classes)
+    boundaries: tuple[Mapping[str, NDArray[Any]], ...]  # boundaries 1 .. E - 1: (N, ...) by tensor
+
+
+class Answers(NamedTuple):
+    """Where N samples leave under a policy, and with what."""
+
+    exits: NDArray[np.int64]  # (N,) the exit that answers
+    labels: NDArray[np.int64]  # (N,)
+    confidence: NDArray[np.float64]  # (N,) that exit's
+
+
+def open_stage(bundle: Bundle, stage: int) -> ort.InferenceSession:
+    """One thread's session on a stage, checked against the manifest.
+
+    Raises InvalidBundle naming the file where onnxruntime cannot open it or its tensors are not the
+    manifest's.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    path = bundle.stage_path(stage)
+    try:
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    # onnxruntime's exceptions share no base of their own.
+    except Exception as exc:
+        raise InvalidBundle(str(path), "onnxruntime cannot open it") from exc
+    check_stage(bundle.manifest, stage, session.get_inputs(), session.get_outputs())
+    return session
+
+
+def run_stages(bundle: Bundle, images: NDArray[np.uint8], *, batch: int) -> Reference:
+    """Every stage on every image, `batch` at a time: (N, H, W, C) uint8 -> Reference of N.
+
+    Raises InvalidBundle where the bundle does not hold all of its stages, ValueError where there
+    are no images.
+    """
+    if len(images) == 0:
+        raise ValueError("images: there are none")
+    stages = bundle.manifest.network.stages
+    sessions = [open_stage(bundle, k) for k in range(len(stages))]
+    inputs = bundle.manifest.network.boundaries[0].tensors[0].name
+    pieces: dict[str, list[NDArray[Any]]] = {}
+    for start in range(0, len(images), batch):
+        tensors = {inputs: images[start : start + batch]}
+        for session, stage in zip(sessions, stages, strict=True):
+            names = [output.name for output in session.get_outputs()]
+            outputs = dict(zip(names, session.run(names, tensors), strict=True))
+            for name, value in outputs.items():
+                pieces.setdefault(name, []).append(value)
+            outputs.pop(stage.logits)
+            tensors = outputs
+    whole = {name: np.concatenate(values) for name, values in pieces.items()}
+    return Reference(
+        tuple(whole[stage.logits] for stage in stages),
+        tuple(
+            {tensor.name: whole[tensor.name] for tensor in boundary.tensors}
+            for boundary in bundle.manifest.network.boundaries[1:]
+        ),
+    )
+
+
+def answer(policy: ExitPolicy, logits: tuple[NDArray[np.float32], ...]) -> Answers:
+    """Where each sample leaves: logits of every exit, E times (N, classes) -> Answers of N."""
+    count = len(logits[-1])
+    exits = np.full(count, -1, np.int64)
+    labels = np.zeros(count, np.int64)
+    confidence = np.zeros(count)
+    for k, at_exit in enumerate(logits):
+        decision = policy.decide(k, at_exit)
+        here = decision.leaves & (exits < 0)
+        exits[here], confidence[here] = k, decision.confidence[here]
+        labels[here] = decision.probabilities.argmax(1)[here]
+    return Answers(exits, labels, confidence)

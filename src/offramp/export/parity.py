@@ -1,0 +1,151 @@
+"""Whether onnxruntime says what PyTorch says: per stage on equal inputs, and end to end.
+
+Two programs add floating-point numbers in different orders, so that a value just at a quantiser's
+step may fall to either side. Hence the rule: logits within 1e-4 * max(1, |b|); codes equal, except
+where the value before rounding lies within 1e-3 of a step, and then one level apart. End to end
+such a flip changes what follows, so images with one are counted apart, and may be at most 1 % of
+all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offramp.bundle import Bundle
+from offramp.evaluation.reference import Reference, run_stages
+from offramp.models import ExitNetwork, ExitOutputs
+
+TOLERANCE, STEP_REACH, FLIPPED_SHARE = 1e-4, 1e-3, 0.01
+_CHUNK = 500  # images per PyTorch pass, for memory only
+
+
+@dataclass(slots=True)
+class StageParity:
+    """One stage on equal inputs; errors are |a - b| / max(1, |b|)."""
+
+    worst: float = 0.0  # of its logits, and of the features behind it where they have no codec
+    codes: int = 0
+    flips: int = 0  # codes one level off, at a step
+    violations: int = 0  # codes off in any other way
+
+    @property
+    def holds(self) -> bool:
+        """Whether the stage keeps the rule."""
+        return self.worst <= TOLERANCE and not self.violations
+
+
+@dataclass(slots=True)
+class Parity:
+    """N images through both programs."""
+
+    images: int
+    stages: tuple[StageParity, ...]
+    flipped: int = 0  # images with a flipped code at any boundary, end to end
+    worst: float = 0.0  # of the logits of all others, end to end
+
+    @property
+    def holds(self) -> bool:
+        """Whether every stage and the whole keep the rule."""
+        whole = self.worst <= TOLERANCE and self.flipped <= FLIPPED_SHARE * self.images
+        return whole and all(stage.holds for stage in self.stages)
+
+
+def error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The largest |a - b| / max(1, |b|) of each row: twice (N, ...) -> (N,)."""
+    a, b = found.astype(np.float64), wanted.astype(np.float64)
+    scaled = np.abs(a - b) / np.maximum(1.0, np.abs(b))
+    return np.asarray(scaled.reshape(len(a), -1).max(axis=1))
+
+
+def judge_codes(
+    found: NDArray[np.uint8], levels: NDArray[np.float32]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which codes are off by one at a step, and which in any other way.
+
+    levels: PyTorch's, before rounding. Both of any one shape.
+
+    >>> judge_codes(np.uint8([2, 3, 4]), np.float32([2.4995, 2.1, 4.0]))
+    (array([False, False, False]), array([False,  True, False]))
+    """
+    off = np.abs(found.astype(np.int64) - np.rint(levels).astype(np.int64))
+    at_step = np.abs(levels - (np.floor(levels) + 0.5)) <= STEP_REACH
+    flips = (off == 1) & at_step
+    return flips, (off > 0) & ~flips
+
+
+def _features(reference: Reference, boundary: int) -> NDArray[np.float32] | None:
+    """What crosses a boundary without a codec, where it is the tapped features alone."""
+    tensors = reference.boundaries[boundary - 1]
+    return tensors.get(f"features_{boundary}")
+
+
+def _given(reference: Reference, rows: slice) -> dict[int, torch.Tensor]:
+    """What onnxruntime sent over each boundary that PyTorch can start from."""
+    given = {}
+    for k, tensors in enumerate(reference.boundaries, 1):
+        sent = tensors.get(f"codes_{k}", tensors.get(f"features_{k}"))
+        if sent is not None:
+            given[k] = torch.from_numpy(sent[rows])
+    return given
+
+
+def _passes(
+    network: ExitNetwork, images: NDArray[np.uint8], reference: Reference
+) -> Iterator[tuple[slice, ExitOutputs, ExitOutputs]]:
+    """Rows, PyTorch's outputs on equal inputs per stage, and end to end."""
+    with torch.no_grad():
+        for start in range(0, len(images), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            pixels = torch.tensor(images[rows])  # a copy: a data set may be read-only
+            yield rows, network(pixels, _given(reference, rows)), network(pixels)
+
+
+def _judge_stage(
+    stage: StageParity, k: int, equal: ExitOutputs, reference: Reference, rows: slice
+) -> None:
+    stage.worst = max(
+        stage.worst, float(error(reference.logits[k][rows], equal.logits[k].numpy()).max())
+    )
+    if k == len(reference.boundaries):
+        return
+    levels, features = equal.levels[k], _features(reference, k + 1)
+    if levels is not None:
+        codes = reference.boundaries[k][f"codes_{k + 1}"][rows]
+        flips, others = judge_codes(codes, levels.numpy())
+        stage.codes += codes.size
+        stage.flips += int(flips.sum())
+        stage.violations += int(others.sum())
+    elif features is not None:
+        found = error(features[rows], equal.features[k].numpy())
+        stage.worst = max(stage.worst, float(found.max()))
+
+
+def compare(
+    network: ExitNetwork, bundle: Bundle, images: NDArray[np.uint8], *, batch: int
+) -> Parity:
+    """A bundle's stages under onnxruntime, `batch` images at a time, against PyTorch.
+
+    images: (N, H, W, C) uint8. The network is in evaluation mode.
+    """
+    reference = run_stages(bundle, images, batch=batch)
+    result = Parity(len(images), tuple(StageParity() for _ in reference.logits))
+    for rows, equal, free in _passes(network, images, reference):
+        for k, stage in enumerate(result.stages):
+            _judge_stage(stage, k, equal, reference, rows)
+        flipped = np.zeros(len(images[rows]), np.bool_)
+        for k, codes in enumerate(free.codes):
+            if codes is not None:
+                off = reference.boundaries[k][f"codes_{k + 1}"][rows] != codes.numpy()
+                flipped |= off.reshape(len(off), -1).any(axis=1)
+        worst = np.max(
+            [error(a[rows], b.numpy()) for a, b in zip(reference.logits, free.logits, strict=True)],
+            axis=0,
+        )
+        result.flipped += int(flipped.sum())
+        result.worst = max(result.worst, float(worst[~flipped].max(initial=0.0)))
+    return result
