@@ -1,0 +1,1 @@
+"""The last tier: answers whatever is left."""

@@ -1,0 +1,1 @@
+"""The middle tier: takes codes from devices, answers what it can, hands the rest on."""
