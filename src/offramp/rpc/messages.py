@@ -1,0 +1,264 @@
+"""Samples and answers as Python values, and their protobuf forms.
+
+A payload stays as it came until a tier computes on it, so that a tier that only passes samples on never decodes.
+Times are seconds here and microseconds on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.errors import DegradedReason, InvalidInput
+from offramp.rpc.names import NamesSaid, NamesTold, Origin
+from offramp.rpc.payload import EncodedImage, Payload, TensorBytes
+from offramp.rpc.v1 import tier_pb2 as pb
+
+_FIELD_BYTES = 6  # before a part of a message: a tag, and a length of at most 5
+ENVELOPE_BYTES = 512  # of a message, kept free for the names said with it
+GRPC_PREFIX_BYTES = 5  # what gRPC puts before each message: a flag and a length
+_REASONS: tuple[DegradedReason | None, ...] = (
+    None,
+    "unreachable",
+    "deadline",
+    "overloaded",
+    "mismatch",
+    "policy",
+    "brownout",
+)
+
+
+class Tier(IntEnum):
+    """The three tiers, numbered as on the wire."""
+
+    DEVICE = 1
+    FOG = 2
+    CLOUD = 3
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class SampleId(NamedTuple):
+    """Unique over devices, their restarts and their samples."""
+
+    origin: Origin
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One input under way. `deadline` is a time of the receiver's own monotonic clock, in seconds."""
+
+    id: SampleId
+    boundary: int
+    network: str
+    policy: str
+    deadline: float
+    payload: Payload
+    plan_epoch: int = 0
+    traceparent: bytes = b""
+    local: bool = False
+    exit_state: bytes = b""
+    group: int = 0
+    view: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """What one tier spent on a sample: seconds, the largest batch it ran in, its share of bytes up and down."""
+
+    tier: Tier
+    queued_s: float = 0.0
+    computed_s: float = 0.0
+    hop_s: float = 0.0
+    batch: int = 0
+    bytes_up: float = 0.0
+    bytes_down: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the caller gets: calibrated probabilities (C,) float32 of an exit, and how they came about."""
+
+    label: int
+    probabilities: NDArray[np.float32] = field(repr=False)
+    exit: int
+    tier: Tier
+    degraded: DegradedReason | None = None
+    network: str = ""
+    policy: str = ""
+    plan_epoch: int = 0
+    certified: bool = False
+    trail: tuple[Leg, ...] = ()  # the deepest tier first
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the label."""
+        return float(self.probabilities[self.label])
+
+    def after(self, leg: Leg) -> Answer:
+        """The same answer, one tier nearer to the caller."""
+        return replace(self, trail=(*self.trail, leg))
+
+
+def sample_to_proto(sample: Sample, names: NamesSaid, time_left_s: float) -> pb.Sample:
+    """The message of a sample, on the stream that these names belong to."""
+    message = pb.Sample(
+        id=id_to_proto(sample.id, names),
+        boundary=sample.boundary,
+        network=names.number("network", sample.network),
+        policy=names.number("policy", sample.policy),
+        plan_epoch=sample.plan_epoch,
+        time_left_us=_microseconds(time_left_s),
+        traceparent=sample.traceparent,
+        local=sample.local,
+        exit_state=sample.exit_state,
+        group=sample.group,
+        view=sample.view,
+    )
+    if isinstance(sample.payload, EncodedImage):
+        message.payload.image.data = sample.payload.data
+        message.payload.image.media_type = sample.payload.media_type
+    else:
+        for tensor in sample.payload:
+            message.payload.tensors.tensors.add(
+                data=tensor.data, dtype=tensor.dtype, shape=tensor.shape or ()
+            )
+    return message
+
+
+def sample_from_proto(
+    message: pb.Sample, names: NamesTold, *, now: float, default_time_left_s: float
+) -> Sample:
+    """The sample of a message received at `now`. Raises InvalidInput naming the field."""
+    left_s = message.time_left_us / 1e6 if message.HasField("time_left_us") else default_time_left_s
+    return Sample(
+        id=id_from_proto(message.id, names),
+        boundary=message.boundary,
+        network=names.text("network", message.network),
+        policy=names.text("policy", message.policy),
+        plan_epoch=message.plan_epoch,
+        deadline=now + left_s,
+        traceparent=message.traceparent,
+        local=message.local,
+        exit_state=message.exit_state,
+        group=message.group,
+        view=message.view,
+        payload=_payload_from_proto(message.payload),
+    )
+
+
+def _payload_from_proto(message: pb.Payload) -> Payload:
+    form = message.WhichOneof("form")
+    if form == "image":
+        return EncodedImage(message.image.data, message.image.media_type)
+    if form == "tensors":
+        return tuple(
+            TensorBytes(tensor.data, tensor.dtype, tuple(tensor.shape) or None)
+            for tensor in message.tensors.tensors
+        )
+    raise InvalidInput("payload", "neither tensors nor an image")
+
+
+def id_to_proto(sample_id: SampleId, names: NamesSaid) -> pb.SampleId:
+    """The message of an id."""
+    return pb.SampleId(origin=names.number("origin", sample_id.origin), sequence=sample_id.sequence)
+
+
+def id_from_proto(message: pb.SampleId, names: NamesTold) -> SampleId:
+    """The id of a message. Raises InvalidInput where its origin was not named."""
+    return SampleId(names.origin(message.origin), message.sequence)
+
+
+def answer_to_proto(answer: Answer, names: NamesSaid) -> pb.Answer:
+    """The message of an answer, on the stream that these names belong to."""
+    return pb.Answer(
+        label=answer.label,
+        probabilities=answer.probabilities.tolist(),
+        exit=answer.exit,
+        tier=pb.TierName.Name(answer.tier),
+        degraded=pb.Degraded.Name(_REASONS.index(answer.degraded)),
+        network=names.number("network", answer.network),
+        policy=names.number("policy", answer.policy),
+        plan_epoch=answer.plan_epoch,
+        certified=answer.certified,
+        trail=[
+            pb.Leg(
+                tier=pb.TierName.Name(leg.tier),
+                queued_us=_microseconds(leg.queued_s),
+                computed_us=_microseconds(leg.computed_s),
+                hop_us=_microseconds(leg.hop_s),
+                batch=leg.batch,
+                bytes_up=leg.bytes_up,
+                bytes_down=leg.bytes_down,
+            )
+            for leg in answer.trail
+        ],
+    )
+
+
+def answer_from_proto(message: pb.Answer, names: NamesTold) -> Answer:
+    """The answer of a message. Raises InvalidInput naming the field."""
+    try:
+        return Answer(
+            label=message.label,
+            probabilities=np.array(message.probabilities, np.float32),
+            exit=message.exit,
+            tier=Tier(message.tier),
+            degraded=_REASONS[message.degraded],
+            network=names.text("network", message.network),
+            policy=names.text("policy", message.policy),
+            plan_epoch=message.plan_epoch,
+            certified=message.certified,
+            trail=tuple(_leg_from_proto(leg) for leg in message.trail),
+        )
+    except (ValueError, IndexError) as exc:
+        raise InvalidInput("answer", f"a tier or reason this version does not know: {exc}") from exc
+
+
+def _leg_from_proto(message: pb.Leg) -> Leg:
+    return Leg(
+        tier=Tier(message.tier),
+        queued_s=message.queued_us / 1e6,
+        computed_s=message.computed_us / 1e6,
+        hop_s=message.hop_us / 1e6,
+        batch=message.batch,
+        bytes_up=message.bytes_up,
+        bytes_down=message.bytes_down,
+    )
+
+
+Part = TypeVar("Part")
+
+
+def in_messages(
+    parts: Iterable[Part], size_of: Callable[[Part], int], limit_bytes: int
+) -> Iterator[list[Part]]:
+    """The parts in order, in as few lists as keep the message of each, and names beside them, within the limit.
+
+    A part that alone is over the limit comes alone. Parts are asked for as late as possible.
+
+    >>> list(in_messages([b"aaaa", b"bbbb", b"c"], len, 532))
+    [[b'aaaa', b'bbbb'], [b'c']]
+    """
+    together: list[Part] = []
+    total = ENVELOPE_BYTES
+    for part in parts:
+        size = size_of(part) + _FIELD_BYTES
+        if together and total + size > limit_bytes:
+            yield together
+            together, total = [], ENVELOPE_BYTES
+        together.append(part)
+        total += size
+    if together:
+        yield together
+
+
+def _microseconds(seconds: float) -> int:
+    return round(min(max(0.0, seconds * 1e6), 0xFFFFFFFF))

@@ -1,0 +1,102 @@
+"""Long identifiers, said once on a stream and afterwards named by a small number.
+
+sender   NamesSaid.number("policy", id) -> 0, and the name goes into the next message
+receiver NamesTold.learn(message.names); NamesTold.value("policy", 0) -> id
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from offramp.errors import InvalidInput
+from offramp.rpc.v1 import tier_pb2 as pb
+
+Kind = Literal["origin", "network", "policy"]
+MOST_NAMES = 65_536  # of one kind on one stream; a sender that needs more opens another stream
+
+
+class Origin(NamedTuple):
+    """Who made a sample, and a number that differs for each of its runs."""
+
+    device: str
+    run: int
+
+
+class NamesSaid:
+    """The sender's side: numbers for values, and the names that were not yet said."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[Kind, str | Origin], int] = {}
+        self._counts: dict[Kind, int] = {"origin": 0, "network": 0, "policy": 0}
+        self._unsaid: list[pb.Name] = []
+        self._origins: list[Origin] = []
+
+    def number(self, kind: Kind, value: str | Origin) -> int:
+        """The number of a value on this stream; a new one is among `unsaid` until that is taken."""
+        number = self._numbers.get((kind, value))
+        if number is None:
+            number = self._numbers[kind, value] = self._counts[kind]
+            self._counts[kind] += 1
+            if isinstance(value, Origin):
+                self._origins.append(value)
+                origin = pb.Origin(device=value.device, run=value.run)
+                self._unsaid.append(pb.Name(number=number, origin=origin))
+            elif kind == "network":
+                self._unsaid.append(pb.Name(number=number, network=value))
+            else:
+                self._unsaid.append(pb.Name(number=number, policy=value))
+        return number
+
+    def origin(self, number: int) -> Origin:
+        """The origin that was given this number. Raises InvalidInput where none was."""
+        if number >= len(self._origins):
+            raise InvalidInput("id.origin", f"number {number} was never said")
+        return self._origins[number]
+
+    def take_unsaid(self) -> list[pb.Name]:
+        """The names to put into the message about to be sent."""
+        unsaid, self._unsaid = self._unsaid, []
+        return unsaid
+
+
+class NamesTold:
+    """The receiver's side: values for numbers."""
+
+    def __init__(self) -> None:
+        self._values: dict[Kind, dict[int, str | Origin]] = {
+            "origin": {},
+            "network": {},
+            "policy": {},
+        }
+
+    def learn(self, names: Iterable[pb.Name]) -> None:
+        """Remember the names of a message. Raises InvalidInput for a name of no kind, or one too many."""
+        for name in names:
+            kind = name.WhichOneof("kind")
+            if kind is None:
+                raise InvalidInput("names.kind", "a name of no known kind")
+            known = self._values[kind]
+            if len(known) >= MOST_NAMES and name.number not in known:
+                raise InvalidInput(f"names.{kind}", f"more than {MOST_NAMES} on one stream")
+            known[name.number] = (
+                Origin(name.origin.device, name.origin.run)
+                if kind == "origin"
+                else getattr(name, kind)
+            )
+
+    def text(self, kind: Literal["network", "policy"], number: int) -> str:
+        """The digest, or the policy's id or name. Raises InvalidInput where the number was not named."""
+        return str(self._value(kind, number))
+
+    def origin(self, number: int) -> Origin:
+        """The origin. Raises InvalidInput where the number was not named."""
+        value = self._value("origin", number)
+        return value if isinstance(value, Origin) else Origin(str(value), 0)
+
+    def _value(self, kind: Kind, number: int) -> str | Origin:
+        value = self._values[kind].get(number)
+        if value is None:
+            field = "id.origin" if kind == "origin" else kind
+            raise InvalidInput(field, f"number {number} has not been named on this stream")
+        return value

@@ -1,0 +1,89 @@
+"""What a sample carries: an encoded image, or its boundary's tensors, checked before anything is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.bundle import Boundary
+from offramp.errors import InvalidInput
+from offramp.wire import TensorSpec, decode_image, pack, unpack
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """Boundary 0 as a PNG, JPEG or WebP file."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorBytes:
+    """A tensor as it travels; an empty dtype or a shape of None means the manifest's."""
+
+    data: bytes
+    dtype: str = ""
+    shape: tuple[int, ...] | None = None
+
+
+Payload = EncodedImage | tuple[TensorBytes, ...]
+
+
+def payload_bytes(payload: Payload) -> int:
+    """Bytes of image or tensors, without what a message puts around them."""
+    if isinstance(payload, EncodedImage):
+        return len(payload.data)
+    return sum(len(tensor.data) for tensor in payload)
+
+
+def payload_size_checked(payload: Payload, boundary: Boundary, index: int) -> None:
+    """Pass where form, dtype, shape and length are the boundary's; nothing is allocated.
+
+    Raises InvalidInput naming the field.
+    """
+    if isinstance(payload, EncodedImage):
+        if index != 0:
+            raise InvalidInput("payload.image", f"boundary {index} takes tensors, not an image")
+        if [tensor.dtype for tensor in boundary.tensors] != ["uint8"]:
+            raise InvalidInput("payload.image", "this network takes raw tensors, not an image")
+        return
+    if len(payload) != len(boundary.tensors):
+        raise InvalidInput("payload.tensors", f"{len(payload)} of {len(boundary.tensors)} tensors")
+    for k, (tensor, spec) in enumerate(zip(payload, boundary.tensors, strict=True)):
+        _check_tensor(tensor, spec, f"payload.tensors[{k}]")
+
+
+def _check_tensor(tensor: TensorBytes, spec: TensorSpec, name: str) -> None:
+    if tensor.dtype and tensor.dtype != spec.dtype:
+        raise InvalidInput(f"{name}.dtype", f"{tensor.dtype!r}, not {spec.dtype!r}")
+    if tensor.shape is not None and tensor.shape != spec.shape:
+        raise InvalidInput(f"{name}.shape", f"{list(tensor.shape)}, not {list(spec.shape)}")
+    if len(tensor.data) != spec.size_bytes:
+        raise InvalidInput(
+            f"{name}.data",
+            f"{len(tensor.data)} bytes, not the {spec.size_bytes} of {spec.dtype} {list(spec.shape)}",
+        )
+
+
+def payload_arrays(payload: Payload, boundary: Boundary) -> tuple[NDArray[np.generic], ...]:
+    """The boundary's tensors, per sample, decoded and checked. Raises InvalidInput naming the field."""
+    if isinstance(payload, EncodedImage):
+        shape = boundary.tensors[0].shape
+        return (decode_image(payload.data, payload.media_type, shape, "payload.image"),)
+    return tuple(
+        unpack(tensor.data, spec, f"payload.tensors[{k}].data")
+        for k, (tensor, spec) in enumerate(zip(payload, boundary.tensors, strict=True))
+    )
+
+
+def tensors_payload(
+    arrays: Sequence[NDArray[np.generic]], boundary: Boundary
+) -> tuple[TensorBytes, ...]:
+    """The payload of a boundary's tensors, per sample. Raises InvalidInput where one does not fit its spec."""
+    return tuple(
+        TensorBytes(pack(array, spec)) for array, spec in zip(arrays, boundary.tensors, strict=True)
+    )

@@ -1,0 +1,93 @@
+"""The samples that a stream has been asked for and has no reply to yet.
+
+add() -> unsent --take()--> under way --settle()--> the future of the asker
+              drop() -> forgotten --take()--> a cancel message
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from offramp.errors import DegradedReason, InvalidInput, OfframpError, TierUnavailable
+from offramp.rpc.messages import Answer, Sample, SampleId
+
+
+class Reply(NamedTuple):
+    """A tier's answer, and this sample's share of the messages that went up and came down for it."""
+
+    answer: Answer
+    bytes_up: float
+    bytes_down: float
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """One sample, the time until which its asker waits, and the bytes that were sent for it."""
+
+    sample: Sample
+    deadline: float
+    reply: asyncio.Future[Reply]
+    bytes_up: float = 0.0
+
+
+class Pending:
+    """Asked samples by id. Whoever writes waits for take(); whoever reads calls settle()."""
+
+    def __init__(self) -> None:
+        self._asked: dict[SampleId, Asked] = {}
+        self._unsent: dict[SampleId, Asked] = {}
+        self._forgotten: list[SampleId] = []
+        self._wake = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def add(self, sample: Sample, deadline: float) -> Asked:
+        """The sample as the last of the unsent. Raises InvalidInput where its id is under way already."""
+        if sample.id in self._asked:
+            raise InvalidInput("id.sequence", f"{sample.id.sequence} is already under way")
+        asked = Asked(sample, deadline, asyncio.get_running_loop().create_future())
+        self._asked[sample.id] = self._unsent[sample.id] = asked
+        self._wake.set()
+        return asked
+
+    def drop(self, asked: Asked) -> None:
+        """The asker has gone, with its reply or without: what was sent in vain is to be cancelled."""
+        sample_id = asked.sample.id
+        if self._asked.get(sample_id) is not asked:
+            return  # its stream broke, and there is nobody to tell
+        del self._asked[sample_id]
+        was_sent = self._unsent.pop(sample_id, None) is None
+        if was_sent and (asked.reply.cancelled() or not asked.reply.done()):
+            self._forgotten.append(sample_id)
+            self._wake.set()
+
+    async def take(self) -> tuple[list[Asked], list[SampleId]]:
+        """The unsent and the forgotten, once there are any; the unsent count as under way from now."""
+        while not (self._unsent or self._forgotten):
+            self._wake.clear()
+            await self._wake.wait()
+        unsent, self._unsent = list(self._unsent.values()), {}
+        forgotten, self._forgotten = self._forgotten, []
+        return unsent, forgotten
+
+    def settle(self, sample_id: SampleId, answer: Answer | OfframpError, bytes_down: float) -> None:
+        """Give the asker its reply or error; nothing where it has gone, or the id is unknown."""
+        asked = self._asked.get(sample_id)
+        if asked is None or asked.reply.done():
+            return
+        if isinstance(answer, OfframpError):
+            asked.reply.set_exception(answer)
+        else:
+            asked.reply.set_result(Reply(answer, asked.bytes_up, bytes_down))
+
+    def fail_all(self, reason: DegradedReason, message: str) -> None:
+        """Give every asker a TierUnavailable and forget everything: the stream is gone."""
+        for asked in self._asked.values():
+            if not asked.reply.done():
+                asked.reply.set_exception(TierUnavailable(reason, message))
+        self._asked.clear()
+        self._unsent.clear()
+        self._forgotten.clear()

@@ -1,0 +1,69 @@
+"""Errors to gRPC status codes and back: the one table at each edge."""
+
+from __future__ import annotations
+
+import grpc
+
+from offramp.errors import (
+    BundleMismatch,
+    DeadlineExceeded,
+    DegradedReason,
+    InvalidInput,
+    OfframpError,
+    TierUnavailable,
+)
+from offramp.rpc.v1 import tier_pb2 as pb
+
+
+class Refused(OfframpError):
+    """A tier's status for one sample: what it would not or could not do."""
+
+    def __init__(self, code: grpc.StatusCode, field: str, message: str) -> None:
+        super().__init__(f"{code.name}: {field}: {message}" if field else f"{code.name}: {message}")
+        self.code, self.field, self.message = code, field, message
+
+
+_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_BY_REASON: dict[DegradedReason, grpc.StatusCode] = {
+    "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "mismatch": grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+def status_of(error: BaseException) -> pb.Status:
+    """The status that a peer may see. An unknown error is INTERNAL and keeps its text to itself."""
+    code, field, message = (
+        grpc.StatusCode.INTERNAL,
+        "",
+        "a fault of this tier; its log has the cause",
+    )
+    if isinstance(error, Refused):
+        code, field, message = error.code, error.field, error.message
+    elif isinstance(error, InvalidInput):
+        code, field, message = grpc.StatusCode.INVALID_ARGUMENT, error.field, error.message
+    elif isinstance(error, BundleMismatch):
+        code, field = grpc.StatusCode.FAILED_PRECONDITION, error.field
+        message = str(error).removeprefix(f"{error.field}: ")
+    elif isinstance(error, DeadlineExceeded):
+        code, message = grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
+    elif isinstance(error, TierUnavailable):
+        code = _BY_REASON.get(error.reason, grpc.StatusCode.UNAVAILABLE)
+        message = str(error)
+    return pb.Status(code=code.value[0], field=field, message=message)
+
+
+def error_of(status: pb.Status) -> OfframpError:
+    """The error that a tier's status stands for; Refused where none of ours says the same."""
+    code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return InvalidInput(status.field, status.message)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(status.message)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return TierUnavailable("overloaded", status.message)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return TierUnavailable("unreachable", status.message)
+    if code is grpc.StatusCode.FAILED_PRECONDITION:
+        text = f"{status.field}: {status.message}" if status.field else status.message
+        return TierUnavailable("mismatch", text)
+    return Refused(code, status.field, status.message)
