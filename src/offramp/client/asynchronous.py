@@ -1,0 +1,182 @@
+"""The asyncio client: one stream to a tier, any number of samples under way."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import socket
+import time
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.errors import InvalidInput, OfframpError
+from offramp.rpc import (
+    Answer,
+    EncodedImage,
+    Origin,
+    Payload,
+    Sample,
+    SampleId,
+    StreamOptions,
+    TensorBytes,
+    TierStream,
+)
+from offramp.rpc.v1 import tier_pb2 as pb
+
+Image = NDArray[Any] | EncodedImage | Path
+_MEDIA_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One of many: its place among the inputs, the answer or the error, and the seconds it took the caller."""
+
+    index: int
+    outcome: Answer | OfframpError
+    latency_s: float
+
+
+def payload_of(image: Image) -> Payload:
+    """The payload of pixels (H, W, C) uint8 or a raw tensor, of an encoded image, or of the file at a path.
+
+    The tier checks dtype and shape. Raises InvalidInput where the file cannot be read or is of no known kind.
+    """
+    if isinstance(image, EncodedImage):
+        return image
+    if isinstance(image, Path):
+        media_type = _MEDIA_TYPES.get(image.suffix.lower())
+        if media_type is None:
+            raise InvalidInput(str(image), f"is none of {', '.join(_MEDIA_TYPES)}")
+        try:
+            return EncodedImage(image.read_bytes(), media_type)
+        except OSError as exc:
+            raise InvalidInput(str(image), f"cannot be read: {exc.strerror}") from exc
+    pixels = np.asarray(image, image.dtype.newbyteorder("<"))
+    return (TensorBytes(pixels.tobytes(), str(pixels.dtype), pixels.shape),)
+
+
+class AsyncClient:
+    """Asks the tier at `target` (HOST:PORT). Use as an async context manager.
+
+    async with AsyncClient("localhost:7101") as client:
+        answer = await client.infer(Path("shoe.png"), deadline_s=0.2)
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        name: str = "",
+        network: str = "",
+        policy: str = "",
+        options: StreamOptions | None = None,
+    ) -> None:
+        self._stream = TierStream(target, options)
+        self._origin = Origin(name or socket.gethostname(), secrets.randbits(64))
+        self._sequence = itertools.count()
+        self._network, self._policy = network, policy
+
+    async def __aenter__(self) -> AsyncClient:
+        self._stream.start()
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self._stream.close()
+
+    async def describe(self) -> pb.DescribeResponse:
+        """What the tier holds and how far it goes. Raises TierUnavailable."""
+        return await self._stream.describe()
+
+    async def infer(
+        self,
+        image: Image,
+        *,
+        deadline_s: float = 5.0,
+        policy: str | None = None,
+        local: bool = False,
+    ) -> Answer:
+        """The answer to one image within deadline_s, the wait for a connection included.
+
+        policy: an exit policy's name or id in place of the client's; local: the answer of the exit at hand, without
+        a hop. Raises InvalidInput, TierUnavailable, DeadlineExceeded or Refused.
+        """
+        payload = payload_of(image)
+        deadline = time.monotonic() + deadline_s
+        if not self._stream.is_connected:
+            await self._stream.wait_connected(deadline_s)
+        sample = Sample(
+            id=SampleId(self._origin, next(self._sequence)),
+            boundary=0,
+            network=self._network,
+            policy=self._policy if policy is None else policy,
+            deadline=deadline,
+            payload=payload,
+            local=local,
+        )
+        reply = await self._stream.ask(sample, deadline)
+        return reply.answer
+
+    async def infer_many(
+        self,
+        images: Iterable[Image],
+        *,
+        in_flight: int = 8,
+        deadline_s: float = 5.0,
+        policy: str | None = None,
+        local: bool = False,
+    ) -> AsyncGenerator[Timed, None]:
+        """The outcome of every image as it becomes ready, with so many under way at once (closed loop).
+
+        Raises ValueError where in_flight is below 1, and whatever iterating over the images raises.
+        """
+        if in_flight < 1:
+            raise ValueError(f"in_flight: {in_flight} is below 1")
+        inputs = enumerate(images)
+        outcomes: asyncio.Queue[Timed | asyncio.Task[None]] = asyncio.Queue()
+
+        async def one_after_another() -> None:
+            for index, image in inputs:
+                began = time.monotonic()
+                outcome: Answer | OfframpError
+                try:
+                    outcome = await self.infer(
+                        image, deadline_s=deadline_s, policy=policy, local=local
+                    )
+                except OfframpError as exc:
+                    outcome = exc
+                    await asyncio.sleep(0)  # some come without any wait, and others want to run
+                outcomes.put_nowait(Timed(index, outcome, time.monotonic() - began))
+
+        tasks = [asyncio.create_task(one_after_another()) for _ in range(in_flight)]
+        for task in tasks:
+            task.add_done_callback(outcomes.put_nowait)
+        try:
+            running = in_flight
+            while running:
+                outcome = await outcomes.get()
+                if isinstance(outcome, Timed):
+                    yield outcome
+                else:
+                    outcome.result()  # raises what the images raised
+                    running -= 1
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,122 @@
+"""The blocking client: the asyncio one on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+from offramp.client.asynchronous import AsyncClient, Image, Timed
+from offramp.errors import TierUnavailable
+from offramp.rpc import Answer, StreamOptions
+from offramp.rpc.v1 import tier_pb2 as pb
+
+T = TypeVar("T")
+_LAST_MOMENT_S = 1.0
+
+
+class Client:
+    """Asks the tier at `target` (HOST:PORT); may be used from several threads. Use as a context manager.
+
+    with Client("localhost:7101") as client:
+        answer = client.infer(Path("shoe.png"), deadline_s=0.2)
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        name: str = "",
+        network: str = "",
+        policy: str = "",
+        options: StreamOptions | None = None,
+    ) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name=f"client of {target}", daemon=True
+        )
+        self._thread.start()
+
+        async def build() -> AsyncClient:
+            client = AsyncClient(target, name=name, network=network, policy=policy, options=options)
+            return await client.__aenter__()
+
+        self._client = self._run(build())
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            coroutine.close()
+            raise TierUnavailable("unreachable", "this client is closed")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream and its thread; what is under way fails with TierUnavailable."""
+        if self._loop.is_closed():
+            return
+        self._run(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        await asyncio.get_running_loop().shutdown_asyncgens()  # an infer_many that was left early
+        await self._client.__aexit__(None, None, None)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:  # of other threads; they have their errors and need a moment to raise them
+            _, late = await asyncio.wait(others, timeout=_LAST_MOMENT_S)
+            for task in late:
+                task.cancel()
+
+    def describe(self) -> pb.DescribeResponse:
+        """What the tier holds and how far it goes. Raises TierUnavailable."""
+        return self._run(self._client.describe())
+
+    def infer(
+        self,
+        image: Image,
+        *,
+        deadline_s: float = 5.0,
+        policy: str | None = None,
+        local: bool = False,
+    ) -> Answer:
+        """The answer to one image; see AsyncClient.infer."""
+        return self._run(
+            self._client.infer(image, deadline_s=deadline_s, policy=policy, local=local)
+        )
+
+    def infer_many(
+        self,
+        images: Iterable[Image],
+        *,
+        in_flight: int = 8,
+        deadline_s: float = 5.0,
+        policy: str | None = None,
+        local: bool = False,
+    ) -> Iterator[Timed]:
+        """The outcome of every image as it becomes ready; see AsyncClient.infer_many."""
+        outcomes = self._client.infer_many(
+            images, in_flight=in_flight, deadline_s=deadline_s, policy=policy, local=local
+        )
+
+        async def following() -> Timed | None:
+            return await anext(outcomes, None)
+
+        try:
+            while (timed := self._run(following())) is not None:
+                yield timed
+        finally:
+            if not self._loop.is_closed():
+                self._run(outcomes.aclose())

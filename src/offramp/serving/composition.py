@@ -1,0 +1,128 @@
+"""The parts of a running tier, built once from its settings and handed to each other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+
+from offramp.bundle import load_bundle
+from offramp.errors import InvalidSettings
+from offramp.rpc import StreamOptions, Tier
+from offramp.serving.batching import Batcher
+from offramp.serving.engine import Engine, Plan
+from offramp.serving.runner import StageRunner
+from offramp.serving.server import TierServer, TierServicer
+from offramp.serving.settings import TierSettings
+from offramp.serving.uplink import NoUplink, StreamUplink, Uplink
+from offramp.serving.work import run_stage
+from offramp.telemetry import Exposition, TierMetrics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Parts:
+    """A composed tier: start(), then stop(); or close() one that was never started."""
+
+    settings: TierSettings
+    engine: Engine
+    batcher: Batcher
+    uplink: Uplink
+    server: TierServer
+    listen: str = ""  # where it listens, once started
+    metrics: str = ""
+    _exposition: Exposition | None = None
+
+    async def start(self) -> None:
+        """Serve metrics and samples. Raises InvalidSettings where an address cannot be listened on."""
+        self.listen = self.server.bind(self.settings.listen)
+        self._exposition = Exposition(self.settings.metrics, self.engine.metrics.registry)
+        self.metrics = self._exposition.address
+        self.batcher.start()
+        self.uplink.start()
+        await self.server.start()
+
+    async def stop(self) -> None:
+        """Answer what was accepted, then let go of everything."""
+        await self.server.stop(self.settings.drain_s)
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of uplink, inference thread and metrics."""
+        await self.uplink.close()
+        await self.batcher.close()
+        if self._exposition is not None:
+            await asyncio.to_thread(self._exposition.close)
+
+    def summary(self) -> str:
+        """One line: bundle, policy, stages, plan, uplink."""
+        bundle, uplink = self.engine.bundle, self.settings.uplink
+        return (
+            f"bundle {bundle.manifest.name} {bundle.digest[:12]}, policy "
+            f"{self.engine.own_policy.name} {self.engine.own_policy.id[:12]}, stages "
+            f"{list(self.engine.held)} up to {self.engine.plan.last_stage}, "
+            f"uplink {uplink.address if uplink else 'none'}"
+        )
+
+
+def compose(tier: Tier, settings: TierSettings) -> Parts:
+    """The parts of a tier, not yet started.
+
+    Raises InvalidBundle for a bundle that cannot be trusted, and InvalidSettings for settings that do not fit it.
+    """
+    bundle = load_bundle(settings.bundle)
+    manifest = bundle.manifest
+    last, stages = settings.plan.last_stage, len(manifest.network.stages)
+    if last >= stages:
+        raise InvalidSettings("plan.last_stage", f"{last}, but the last stage is {stages - 1}")
+    if last >= 0 and last not in bundle.held:
+        text = f"{last}, but {bundle.folder} holds the stages {list(bundle.held)} only"
+        raise InvalidSettings("plan.last_stage", text)
+    policy = manifest.policy(settings.policy)
+    if policy is None:
+        names = ", ".join(p.name for p in manifest.policies)
+        raise InvalidSettings("policy", f"{settings.policy!r} is none of the bundle's: {names}")
+    own = (0,) if tier is Tier.DEVICE else ()  # a device can always answer, whatever the plan
+    wanted = sorted({*own, *(k for k in bundle.held if k <= last)})
+    runner = StageRunner(bundle, wanted, threads=settings.inference.threads)
+    metrics = TierMetrics(str(tier), runner.stages, runner.stages)
+    metrics.identify(
+        version=version("offramp"), bundle=manifest.name, network=bundle.digest, policy=policy.id
+    )
+    batcher = Batcher(
+        partial(run_stage, runner, manifest), most=settings.inference.batch, metrics=metrics
+    )
+    uplink = _uplink(settings, metrics)
+    engine = Engine(
+        tier=tier,
+        bundle=bundle,
+        own_policy=policy,
+        plan=Plan(last_stage=last, epoch=settings.plan.epoch),
+        held=runner.stages,
+        batcher=batcher,
+        uplink=uplink,
+        metrics=metrics,
+        most_in_flight=settings.limits.in_flight,
+    )
+    servicer = TierServicer(
+        engine, settings.limits, version=version("offramp"), batch=settings.inference.batch
+    )
+    server = TierServer(servicer, settings.limits)
+    return Parts(settings, engine, batcher, uplink, server)
+
+
+def _uplink(settings: TierSettings, metrics: TierMetrics) -> Uplink:
+    if settings.uplink is None:
+        return NoUplink()
+    options = StreamOptions(
+        message_bytes=settings.limits.message_bytes,
+        most_backoff_s=settings.uplink.most_backoff_s,
+        keepalive_s=settings.uplink.keepalive_s,
+        keepalive_timeout_s=settings.uplink.keepalive_timeout_s,
+    )
+    return StreamUplink(
+        settings.uplink.address, options, reserve_s=settings.uplink.reserve_s, metrics=metrics
+    )

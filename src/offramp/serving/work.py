@@ -1,0 +1,82 @@
+"""A sample on its way through this tier, and what a batch of them becomes in a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.bundle import Manifest
+from offramp.errors import InvalidInput
+from offramp.exits import ExitPolicy
+from offramp.rpc import Payload, Sample
+from offramp.rpc.payload import payload_arrays, tensors_payload
+from offramp.serving.runner import StageOutputs, StageRunner
+
+
+@dataclass(frozen=True, slots=True)
+class ExitAnswer:
+    """What an exit says of one sample: calibrated probabilities (C,), and whether the policy lets it leave."""
+
+    exit: int
+    probabilities: NDArray[np.float32]
+    leaves: bool
+
+
+@dataclass(slots=True)
+class Work:
+    """One sample under way: where it is, the answer so far, and what it has cost here."""
+
+    sample: Sample
+    policy: ExitPolicy
+    boundary: int
+    arrays: tuple[NDArray[Any], ...] | None = None  # of the boundary; None: still the payload
+    best: ExitAnswer | None = None
+    queued_s: float = 0.0
+    computed_s: float = 0.0
+    batch: int = 0
+
+    def payload(self, manifest: Manifest) -> Payload:
+        """What the next tier is to be sent."""
+        if self.arrays is None:
+            return self.sample.payload
+        return tensors_payload(self.arrays, manifest.network.boundaries[self.boundary])
+
+
+def run_stage(
+    runner: StageRunner, manifest: Manifest, stage: int, batch: Sequence[Work]
+) -> list[InvalidInput | None]:
+    """Each work moved on by one stage, or the error of its payload, in the order given."""
+    errors: dict[int, InvalidInput] = {}
+    for k, work in enumerate(batch):
+        try:
+            if work.arrays is None:
+                boundary = manifest.network.boundaries[stage]
+                work.arrays = payload_arrays(work.sample.payload, boundary)
+        except InvalidInput as exc:
+            errors[k] = exc
+    sound = [work for k, work in enumerate(batch) if k not in errors]
+    if sound:
+        columns = zip(*(work.arrays or () for work in sound), strict=True)
+        _move_on(sound, stage, runner.run(stage, [np.stack(column) for column in columns]))
+    for k, work in enumerate(batch):
+        if work.boundary == stage and k not in errors:
+            errors[k] = InvalidInput("payload", f"what stage {stage} makes of it is not finite")
+    return [errors.get(k) for k in range(len(batch))]
+
+
+def _move_on(sound: Sequence[Work], stage: int, outputs: StageOutputs) -> None:
+    """Give each work its answer so far and its next boundary; those whose logits are not finite stay."""
+    finite = np.atleast_1d(np.isfinite(outputs.logits).all(axis=1))
+    for policy in {work.policy for work in sound}:
+        rows = [k for k, work in enumerate(sound) if work.policy == policy and finite[k]]
+        decision = policy.decide(stage, outputs.logits[rows])
+        probabilities = decision.probabilities.astype(np.float32)
+        for place, k in enumerate(rows):
+            work = sound[k]
+            work.best = ExitAnswer(stage, probabilities[place], bool(decision.leaves[place]))
+            work.boundary = stage + 1
+            work.arrays = tuple(tensor[k] for tensor in outputs.boundary)

@@ -1,0 +1,170 @@
+"""What waits while a batch computes is the next batch; each sample in it keeps its own fate."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.serving.tiers import eventually, running, scrape
+from tests.serving.toy import SURE_AT
+from tests.serving.wire import calling, sample, tensors
+
+from offramp.bundle import load_bundle
+from offramp.errors import DeadlineExceeded, InvalidInput
+from offramp.rpc import Origin, Sample, SampleId, Tier
+from offramp.rpc.v1 import tier_pb2 as pb
+from offramp.serving.batching import Batcher
+from offramp.serving.work import Work
+from offramp.telemetry import TierMetrics
+
+LATER = float("inf")
+
+
+class GatedStages:
+    """Stages that wait at a gate, and remember who came through it."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, list[int]]] = []
+        self.gate = threading.Event()
+        self.fails = False
+
+    def __call__(self, stage: int, works: Sequence[Work]) -> list[InvalidInput | None]:
+        self.batches.append((stage, [work.sample.id.sequence for work in works]))
+        assert self.gate.wait(20)
+        if self.fails:
+            raise RuntimeError("the runtime broke")
+        return [InvalidInput("payload", "odd") if w.boundary == 7 else None for w in works]
+
+
+@asynccontextmanager
+async def batching(stages: GatedStages, most: int) -> AsyncIterator[Batcher]:
+    batcher = Batcher(stages, most=most, metrics=TierMetrics("cloud", [0, 1], [0, 1]))
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        stages.gate.set()
+        await batcher.close()
+
+
+@pytest.fixture
+def works(scores: Path) -> list[Work]:
+    policy = load_bundle(scores).manifest.policies[0]
+    origin = Origin("test", 1)
+    return [
+        Work(
+            Sample(
+                id=SampleId(origin, k), boundary=0, network="", policy="", deadline=0, payload=()
+            ),
+            policy,
+            boundary=0,
+        )
+        for k in range(10)
+    ]
+
+
+async def test_what_waits_becomes_one_batch_and_never_more_than_the_limit(
+    works: list[Work],
+) -> None:
+    stages = GatedStages()
+    async with batching(stages, most=4) as batcher:
+        passing = [asyncio.create_task(batcher.advance(w, 0, LATER)) for w in works[:1]]
+        await eventually(lambda: stages.batches)
+        passing += [asyncio.create_task(batcher.advance(w, 0, LATER)) for w in works[1:7]]
+        await asyncio.sleep(0)  # they are in the queue now
+        stages.gate.set()
+        await asyncio.gather(*passing)
+    assert stages.batches == [(0, [0]), (0, [1, 2, 3, 4]), (0, [5, 6])]
+    assert [work.batch for work in works[:7]] == [1, 4, 4, 4, 4, 2, 2]
+
+
+async def test_the_deepest_stage_goes_first(works: list[Work]) -> None:
+    stages = GatedStages()
+    async with batching(stages, most=4) as batcher:
+        passing = [asyncio.create_task(batcher.advance(works[0], 0, LATER))]
+        await eventually(lambda: stages.batches)
+        passing.append(asyncio.create_task(batcher.advance(works[1], 0, LATER)))
+        passing.append(asyncio.create_task(batcher.advance(works[2], 1, LATER)))
+        await asyncio.sleep(0)
+        stages.gate.set()
+        await asyncio.gather(*passing)
+    assert stages.batches == [(0, [0]), (1, [2]), (0, [1])]
+
+
+async def test_who_is_late_or_gone_is_not_computed(works: list[Work]) -> None:
+    stages = GatedStages()
+    async with batching(stages, most=4) as batcher:
+        first = asyncio.create_task(batcher.advance(works[0], 0, LATER))
+        await eventually(lambda: stages.batches)
+        late = asyncio.create_task(batcher.advance(works[1], 0, 0.0))
+        gone = asyncio.create_task(batcher.advance(works[2], 0, LATER))
+        last = asyncio.create_task(batcher.advance(works[3], 0, LATER))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        stages.gate.set()
+        with pytest.raises(DeadlineExceeded):
+            await late
+        await asyncio.gather(first, last)
+    assert stages.batches == [(0, [0]), (0, [3])]
+
+
+async def test_an_error_is_of_one_sample_and_a_fault_of_its_batch(works: list[Work]) -> None:
+    stages = GatedStages()
+    stages.gate.set()
+    works[1].boundary = 7
+    async with batching(stages, most=4) as batcher:
+        together = [batcher.advance(work, 0, LATER) for work in works[:3]]
+        first, second, third = await asyncio.gather(*together, return_exceptions=True)
+        assert (first, str(second), third) == (None, "payload: odd", None)
+        stages.fails = True
+        with pytest.raises(RuntimeError, match="broke"):
+            await batcher.advance(works[3], 0, LATER)
+        stages.fails = False
+        await batcher.advance(works[4], 0, LATER)
+
+
+async def test_closing_leaves_nobody_waiting(works: list[Work]) -> None:
+    stages = GatedStages()
+    async with batching(stages, most=1) as batcher:
+        passing = [asyncio.create_task(batcher.advance(w, 0, LATER)) for w in works[:3]]
+        await eventually(lambda: stages.batches)
+    ends = await asyncio.gather(*passing, return_exceptions=True)
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
+
+
+async def test_one_batch_may_hold_exits_policies_and_mistakes_of_all_kinds(scores: Path) -> None:
+    names = [pb.Name(number=k, policy=name) for k, name in ((1, "never"), (2, "always"))]
+    async with running(Tier.CLOUD, scores, 2) as cloud, calling(cloud.listen) as caller:
+        await caller.say(names=names)
+        results = await caller.ask(
+            sample(1, SURE_AT[0]),
+            sample(2, SURE_AT[0], policy=1),
+            sample(3, SURE_AT[2], policy=2),
+            sample(4, payload=pb.Payload(image=pb.Image(data=b"x", media_type="image/png"))),
+            sample(5, SURE_AT[1]),
+            sample(6, payload=tensors(b"\x19\x00\x00\x90"), boundary=1),
+            sample(7, SURE_AT[2]),
+        )
+        seen = scrape(cloud.metrics)
+    outcomes = [(r.answer.exit, r.answer.label) if r.HasField("answer") else None for r in results]
+    assert outcomes == [(0, 0), (2, 2), (0, 0), None, (1, 1), (1, 1), (2, 2)]
+    assert seen["offramp_batch_size_sum", 'stage="0"'] == 6
+
+
+async def test_no_batch_is_larger_than_the_setting(scores: Path) -> None:
+    async with (
+        running(Tier.CLOUD, scores, 2, inference={"batch": 8}) as cloud,
+        calling(cloud.listen) as caller,
+    ):
+        results = await caller.ask(*(sample(k, SURE_AT[0]) for k in range(40)))
+        seen = scrape(cloud.metrics)
+    assert {r.answer.label for r in results} == {0}
+    assert max(r.answer.trail[0].batch for r in results) == 8
+    assert seen["offramp_batch_size_sum", 'stage="0"'] == 40
+    assert seen["offramp_batch_size_count", 'stage="0"'] == 5
+    assert seen["offramp_batch_size_bucket", 'le="8.0",stage="0"'] == 5
