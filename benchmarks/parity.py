@@ -1,0 +1,128 @@
+"""Whether the committed bundle says what PyTorch says, on all test images.
+
+python -m benchmarks.parity [--bundle FOLDER] [--run RUN] [--images N] [--batch N]
+
+Per stage on equal inputs, then end to end, then three tiers as real processes against the reference in this
+process; exit code 1 where a rule (of `offramp.export.parity`, of `offramp.evaluation.agreement`) is broken. Without
+--run the PyTorch network is rebuilt from the bundle itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp import Client, data
+from offramp.bundle import Bundle, load_bundle
+from offramp.errors import InvalidInput
+from offramp.evaluation.agreement import differences, flipped_codes, ties
+from offramp.evaluation.deployment import Deployment
+from offramp.evaluation.reference import answer, run_stages
+from offramp.export.parity import FLIPPED_SHARE, STEP_REACH, TOLERANCE, Parity, compare
+from offramp.export.restore import open_bundle
+from offramp.training import open_run
+
+Row = tuple[str, str, str, bool]  # what, found, bar, whether it holds
+
+BUNDLE = Path("examples/fashion_mnist/bundle")
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks.parity", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    parser.add_argument("--run", type=Path, help="take the PyTorch network from this run")
+    parser.add_argument("--images", type=int, help="test images, the first so many (default: all)")
+    parser.add_argument("--batch", type=int, default=32, help="of onnxruntime (default: 32)")
+    parser.add_argument("--data", type=Path, help="where the data set's files lie")
+    return parser.parse_args(argv)
+
+
+def rows_of(parity: Parity) -> list[Row]:
+    """A table of the comparison with PyTorch."""
+    rows: list[Row] = []
+    for k, stage in enumerate(parity.stages):
+        rows.append(
+            (
+                f"stage {k}, equal inputs: largest error",
+                f"{stage.worst:.1e}",
+                f"{TOLERANCE:.0e}",
+                stage.worst <= TOLERANCE,
+            )
+        )
+        if stage.codes:
+            codes = f"{stage.flips} at a step, {stage.violations} elsewhere, of {stage.codes:,}"
+            bar = f"0 beyond {STEP_REACH:.0e}"
+            rows.append((f"stage {k}, equal inputs: codes that differ", codes, bar, stage.holds))
+    share = parity.flipped / parity.images
+    return [
+        *rows,
+        (
+            "end to end: images with a flipped code",
+            f"{parity.flipped} of {parity.images:,} ({share:.2%})",
+            f"{FLIPPED_SHARE:.0%}",
+            share <= FLIPPED_SHARE,
+        ),
+        (
+            "end to end: largest error of all others",
+            f"{parity.worst:.1e}",
+            f"{TOLERANCE:.0e}",
+            parity.worst <= TOLERANCE,
+        ),
+    ]
+
+
+def deployment_rows(bundle: Bundle, images: NDArray[np.uint8]) -> list[Row]:
+    """A table of the three-tier deployment against the reference, at batch 1 and 32 on both sides."""
+    policy = bundle.manifest.policies[0]
+    references = {batch: run_stages(bundle, images, batch=batch) for batch in (1, 32)}
+    flipped = flipped_codes(references[1], references[32])
+    last = len(bundle.manifest.network.stages) - 1
+    rows: list[Row] = []
+    with Deployment(bundle.folder, {"device": 0, "fog": min(1, last), "cloud": last}) as tiers:
+        for in_flight in (1, 32):
+            with Client(tiers.device) as client:
+                deployed = list(client.infer_many(list(images), in_flight=in_flight))
+            for batch, reference in references.items():
+                found = differences(
+                    deployed,
+                    answer(policy, reference.logits),
+                    flipped=flipped,
+                    tied=ties(policy, reference),
+                )
+                what = f"three tiers, {in_flight} in flight, against batch {batch}: answers that differ"
+                listed = ", ".join(f"#{d.image} ({d.excuse or 'no excuse'})" for d in found)
+                holds = all(difference.excuse for difference in found)
+                rows.append((what, f"{len(found)} {listed}".strip(), "0 but flips and ties", holds))
+    return rows
+
+
+def _print(rows: Sequence[Row]) -> None:
+    widths = [max(len(str(row[column])) for row in rows) for column in range(3)]
+    for what, found, bar, holds in rows:
+        verdict = "ok" if holds else "BROKEN"
+        print(f"{what:<{widths[0]}}  {found:>{widths[1]}}  bar {bar:<{widths[2]}}  {verdict}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare and print; 0 where every row holds, 1 where one does not, 2 for wrong input."""
+    args = _arguments(argv)
+    try:
+        bundle = load_bundle(args.bundle)
+        trained = open_run(args.run) if args.run else open_bundle(bundle)
+        images = data.load(trained.recipe.data.name, "test", args.data).images[: args.images]
+        rows = rows_of(compare(trained.network, bundle, images, batch=args.batch))
+        rows += deployment_rows(bundle, images)
+    except InvalidInput as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    _print(rows)
+    return 0 if all(holds for *_, holds in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

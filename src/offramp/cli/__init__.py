@@ -1,0 +1,34 @@
+"""The command `offramp`: one file a verb, each with add(subparsers) and a function that returns an exit code.
+
+Results go to stdout, messages to stderr. Exit codes: 0, 1 for what could not be done, 2 for a user's mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from offramp.cli import bundle, demo, export, infer, train
+from offramp.errors import InvalidInput, OfframpError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "offramp", description="Early-exit inference across a device, a fog node and a cloud."
+    )
+    parser.add_argument("--version", action="version", version=version("offramp"))
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    for verb in (train, export, bundle, infer, demo):
+        verb.add(verbs)
+    arguments = parser.parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except OfframpError as exc:
+        sys.stderr.write(f"offramp: {exc}\n")
+        return 2 if isinstance(exc, InvalidInput) else 1
+    except KeyboardInterrupt:
+        return 130
+    return code

@@ -1,0 +1,82 @@
+"""`offramp infer`: ask a running device about image files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from offramp.client import Client, Timed
+from offramp.errors import InvalidInput, OfframpError
+from offramp.rpc import Answer
+
+
+def add(verbs: Any) -> None:
+    """Register the verb."""
+    parser = verbs.add_parser("infer", help="ask a running device about images")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG or WebP")
+    parser.add_argument("--device", default="127.0.0.1:7101", metavar="HOST:PORT")
+    parser.add_argument("--deadline", type=float, default=5.0, metavar="SECONDS")
+    parser.add_argument("--policy", default="", help="an exit policy's name or id")
+    parser.add_argument(
+        "--local", action="store_true", help="the device's own answer, without a hop"
+    )
+    parser.add_argument("--in-flight", type=int, default=8, metavar="N")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one line an image, in the order given; 2 where an image was refused, 1 where no answer came."""
+    with Client(arguments.device, policy=arguments.policy) as client:
+        classes = list(client.describe().networks[0].classes)
+        outcomes = client.infer_many(
+            arguments.images,
+            in_flight=arguments.in_flight,
+            deadline_s=arguments.deadline,
+            local=arguments.local,
+        )
+        return _print(arguments, classes, sorted(outcomes, key=lambda timed: timed.index))
+
+
+def _print(arguments: argparse.Namespace, classes: Sequence[str], outcomes: Sequence[Timed]) -> int:
+    code = 0
+    for timed in outcomes:
+        path, outcome = arguments.images[timed.index], timed.outcome
+        if isinstance(outcome, OfframpError):
+            sys.stderr.write(f"offramp: {path}: {outcome}\n")
+            code = max(code, 2 if isinstance(outcome, InvalidInput) else 1)
+        elif arguments.json:
+            sys.stdout.write(json.dumps(_as_json(path, outcome, classes, timed.latency_s)) + "\n")
+        else:
+            degraded = f", degraded: {outcome.degraded}" if outcome.degraded else ""
+            sys.stdout.write(
+                f"{path}: {classes[outcome.label]} {outcome.confidence:.3f} "
+                f"({outcome.tier}, exit {outcome.exit}, {timed.latency_s * 1e3:.1f} ms{degraded})\n"
+            )
+    return code
+
+
+def _as_json(
+    path: Path, answer: Answer, classes: Sequence[str], latency_s: float
+) -> dict[str, Any]:
+    return {
+        "image": str(path),
+        "label": answer.label,
+        "class": classes[answer.label],
+        "confidence": round(answer.confidence, 6),
+        "probabilities": [round(float(p), 6) for p in answer.probabilities],
+        "exit": answer.exit,
+        "tier": str(answer.tier),
+        "degraded": answer.degraded,
+        "certified": answer.certified,
+        "network": answer.network,
+        "policy": answer.policy,
+        "plan_epoch": answer.plan_epoch,
+        "latency_ms": round(latency_s * 1e3, 3),
+        "trail": [{**asdict(leg), "tier": str(leg.tier)} for leg in answer.trail],
+    }

@@ -1,0 +1,70 @@
+"""Whether a deployment says what the reference in this process says: the same label from the same exit.
+
+Two things may part them, and both are listed: a code that falls to the other side of a quantiser's step at another
+batch size, and a confidence that lies on its threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.client import Timed
+from offramp.evaluation.reference import Answers, Reference
+from offramp.exits import ExitPolicy
+from offramp.rpc import Answer
+
+TIE = 1e-4  # this near to a threshold, either side is right
+
+
+class Difference(NamedTuple):
+    """One image that the deployment answered otherwise; `excuse` is "flip", "tie" or, where there is none, empty."""
+
+    image: int
+    deployed: tuple[int, int]  # label, exit
+    reference: tuple[int, int]
+    excuse: str
+
+
+def flipped_codes(one: Reference, other: Reference) -> NDArray[np.bool_]:
+    """(N,) which images have a code that differs between two passes of the reference."""
+    flipped = np.zeros(len(one.logits[0]), np.bool_)
+    for mine, theirs in zip(one.boundaries, other.boundaries, strict=True):
+        for name, tensor in mine.items():
+            if tensor.dtype == np.uint8:
+                rows = (tensor != theirs[name]).reshape(len(flipped), -1)
+                flipped |= rows.any(axis=1)
+    return flipped
+
+
+def ties(policy: ExitPolicy, reference: Reference) -> NDArray[np.bool_]:
+    """(N,) which images have a confidence within TIE of a threshold at some early exit that is on."""
+    tied = np.zeros(len(reference.logits[0]), np.bool_)
+    for k, logits in enumerate(reference.logits[:-1]):
+        confidence = policy.decide(k, logits).confidence
+        tied |= (np.abs(confidence - policy.exits[k].threshold) <= TIE) & policy.exits[k].on
+    return tied
+
+
+def differences(
+    deployed: Sequence[Timed],
+    answers: Answers,
+    *,
+    flipped: NDArray[np.bool_],
+    tied: NDArray[np.bool_],
+) -> list[Difference]:
+    """The images whose label or exit is not the reference's. Raises the first error among the outcomes."""
+    found = []
+    for timed in deployed:
+        if not isinstance(timed.outcome, Answer):
+            raise timed.outcome
+        k = timed.index
+        said = (timed.outcome.label, timed.outcome.exit)
+        wanted = (int(answers.labels[k]), int(answers.exits[k]))
+        if said != wanted:
+            excuse = "flip" if flipped[k] else "tie" if tied[k] else ""
+            found.append(Difference(k, said, wanted, excuse))
+    return sorted(found)

@@ -1,0 +1,155 @@
+"""One deployment against the baselines, all measured in the same run on the same images.
+
+three_tier     device 0 | fog 1 | cloud 2, the bundle's own policy
+first_exit     the same tiers, everybody leaves at the first exit
+plain_split    the same tiers, nobody leaves before the last exit
+all_device     every stage on the device, the last exit answers
+cloud_png      the image as PNG through the same hops, every stage in the cloud, the last exit answers
+cloud_jpeg     the same with JPEG of quality 75
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.bundle import Bundle
+from offramp.client import AsyncClient, Timed
+from offramp.client.asynchronous import Image
+from offramp.evaluation.deployment import Deployment
+from offramp.evaluation.figures import RunFigures, figures_of, percentiles_ms
+from offramp.rpc import EncodedImage
+from offramp.wire import encode_image
+
+WARM_UP = (
+    200  # images before the clock starts: sessions, streams and names are then as they will stay
+)
+ALONE = 1000  # images whose latency is measured with one in flight
+DEADLINE_S = 30.0  # far from any measured latency: no answer here is cut short
+
+Form = Literal["raw", "png", "jpeg"]
+Watch = Callable[[str, Timed], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One way to answer: where the stages run, by which policy, from which form of the image."""
+
+    name: str
+    last_stages: tuple[tuple[str, int], ...]
+    policy: str = ""
+    form: Form = "raw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmResult:
+    """Closed loop with several in flight, and latencies (p50, p95, p99 in ms) with one in flight."""
+
+    run: RunFigures
+    one_in_flight_ms: tuple[float, float, float] | tuple[None, ...]
+
+
+def arms(stages: int) -> tuple[Arm, ...]:
+    """The deployment and its baselines for a network of that many stages, those of one deployment side by side."""
+    last = stages - 1
+    split = (("device", 0), ("fog", min(1, last)), ("cloud", last))
+    cloud = (("device", -1), ("fog", -1), ("cloud", last))
+    return (
+        Arm(name="three_tier", last_stages=split),
+        Arm(name="first_exit", last_stages=split, policy="first-exit"),
+        Arm(name="plain_split", last_stages=split, policy="final-exit"),
+        Arm(name="all_device", last_stages=(("device", last),), policy="final-exit"),
+        Arm(name="cloud_png", last_stages=cloud, policy="final-exit", form="png"),
+        Arm(name="cloud_jpeg", last_stages=cloud, policy="final-exit", form="jpeg"),
+    )
+
+
+def encoded(images: NDArray[np.uint8], form: Form) -> list[Image]:
+    """The images in that form: (N, H, W, C) -> N."""
+    if form == "raw":
+        return list(images)
+    media_type = f"image/{form}"
+    return [EncodedImage(encode_image(image, media_type), media_type) for image in images]
+
+
+def compare(
+    bundle: Bundle,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    *,
+    in_flight: int = 8,
+    alone: int = ALONE,
+    watch: Watch = lambda _arm, _timed: None,
+) -> dict[str, ArmResult]:
+    """Every arm's result, by name. Starts and stops the tiers; `watch` sees each outcome as it arrives.
+
+    images: (N, H, W, C) uint8; alone: over how many of them latency with one in flight is measured.
+    """
+    results = {}
+    for last_stages, group in _by_deployment(arms(len(bundle.manifest.network.stages))):
+        with Deployment(bundle.folder, dict(last_stages)) as deployment:
+            for arm in group:
+                inputs = encoded(images, arm.form)
+                results[arm.name] = asyncio.run(
+                    _measure(arm, deployment.device, inputs, labels, in_flight, alone, watch)
+                )
+    return results
+
+
+def _by_deployment(
+    all_arms: Sequence[Arm],
+) -> Iterator[tuple[tuple[tuple[str, int], ...], list[Arm]]]:
+    for last_stages in dict.fromkeys(arm.last_stages for arm in all_arms):
+        yield last_stages, [arm for arm in all_arms if arm.last_stages == last_stages]
+
+
+async def _measure(
+    arm: Arm,
+    device: str,
+    inputs: Sequence[Image],
+    labels: NDArray[np.int64],
+    in_flight: int,
+    alone: int,
+    watch: Watch,
+) -> ArmResult:
+    async with AsyncClient(device, name="demo", policy=arm.policy) as client:
+
+        async def run(some: Sequence[Image], at_once: int, seen: Watch) -> list[Timed]:
+            outcomes = []
+            async for timed in client.infer_many(some, in_flight=at_once, deadline_s=DEADLINE_S):
+                outcomes.append(timed)
+                seen(arm.name, timed)
+            return outcomes
+
+        await run(inputs[:WARM_UP], in_flight, lambda _arm, _timed: None)
+        together = await run(inputs, in_flight, watch)
+        singly = await run(inputs[:alone], 1, lambda _arm, _timed: None)
+    latency_s = np.array([timed.latency_s for timed in singly])
+    return ArmResult(run=figures_of(together, labels), one_in_flight_ms=percentiles_ms(latency_s))
+
+
+def as_json(bundle: Bundle, results: Mapping[str, ArmResult]) -> dict[str, object]:
+    """The same figures as one object: bundle, tiers, overall, baselines."""
+    three = results["three_tier"]
+    return {
+        "bundle": {"name": bundle.manifest.name, "network": bundle.digest}
+        | {"policy": bundle.manifest.policies[0].id},
+        "tiers": {name: asdict(figures) for name, figures in three.run.tiers.items()},
+        "overall": _overall_json(three),
+        "baselines": {
+            name: _overall_json(result) for name, result in results.items() if name != "three_tier"
+        },
+    }
+
+
+def _overall_json(result: ArmResult) -> dict[str, object]:
+    names = ("p50_ms", "p95_ms", "p99_ms")
+    return asdict(result.run.overall) | {
+        "degraded": result.run.degraded,
+        "one_in_flight": dict(zip(names, result.one_in_flight_ms, strict=True)),
+    }

@@ -1,0 +1,92 @@
+"""Three tiers as real processes on free ports of this machine, for demonstrations, benchmarks and tests."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from offramp.errors import OfframpError
+
+_READY = re.compile(r"ready (\w+) listen=(\S+) metrics=(\S+)")
+
+
+class RunningTier(NamedTuple):
+    """A tier's process, and where it listens for samples and for Prometheus."""
+
+    process: subprocess.Popen[str]
+    listen: str
+    metrics: str
+
+
+def start_tier(tier: str, bundle: Path, flags: Mapping[str, object]) -> RunningTier:
+    """A tier that is ready to serve. Raises OfframpError where it ends instead; its log on stderr says why."""
+    command = [sys.executable, "-m", f"offramp_{tier}", "--bundle", str(bundle)]
+    settings = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "log_level": "warning"}
+    for name, value in {**settings, **flags}.items():
+        command += [f"--{name}", str(value)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    line = process.stdout.readline() if process.stdout else ""
+    ready = _READY.match(line)
+    if ready is None:
+        process.kill()
+        raise OfframpError(f"{tier}: ended before it was ready (exit code {process.wait()})")
+    return RunningTier(process, ready[2], ready[3])
+
+
+class Deployment:
+    """Tiers from the cloud down to the device, each knowing the one above; a context manager.
+
+    last_stages: by tier, how far it goes (-1: it only passes on); tiers that are left out are not started.
+    """
+
+    def __init__(self, bundle: Path, last_stages: Mapping[str, int]) -> None:
+        self._bundle, self._last_stages = bundle, last_stages
+        self.tiers: dict[str, RunningTier] = {}
+
+    def __enter__(self) -> Deployment:
+        above = ""
+        try:
+            for tier in ("cloud", "fog", "device"):
+                if tier in self._last_stages:
+                    flags: dict[str, object] = {"plan.last_stage": self._last_stages[tier]}
+                    if above:
+                        flags["uplink.address"] = above
+                    self.tiers[tier] = start_tier(tier, self._bundle, flags)
+                    above = self.tiers[tier].listen
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def device(self) -> str:
+        """HOST:PORT of the device."""
+        return self.tiers["device"].listen
+
+    def stop(self) -> None:
+        """End all tiers, the device first; one that does not end within 15 s is killed."""
+        for name in ("device", "fog", "cloud"):
+            if name not in self.tiers:
+                continue
+            process = self.tiers[name].process
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout:
+                process.stdout.close()

@@ -1,0 +1,75 @@
+"""The demo on a part of the images: what it prints and writes, and that its figures hang together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+IMAGES = 400
+KEYS = {"share", "accuracy", "p50_ms", "p95_ms", "p99_ms", "bytes_up", "bytes_down"}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str, Path]:
+    """Its JSON, what it printed, and its picture."""
+    folder = tmp_path_factory.mktemp("demo")
+    figures, picture = folder / "demo.json", folder / "demo.png"
+    command = [sys.executable, "-m", "offramp.cli", "demo", "--images", str(IMAGES)]
+    command += ["--json", str(figures), "--picture", str(picture)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(figures.read_text()), done.stdout, picture
+
+
+def test_the_json_holds_tiers_overall_and_all_baselines(demo: tuple[dict, str, Path]) -> None:
+    figures, _, _ = demo
+    assert set(figures["tiers"]) == {"device", "fog", "cloud"}
+    assert set(figures["baselines"]) == {
+        "first_exit",
+        "all_device",
+        "cloud_png",
+        "cloud_jpeg",
+        "plain_split",
+    }
+    arms = [*figures["tiers"].values(), figures["overall"], *figures["baselines"].values()]
+    assert all(set(arm) >= KEYS for arm in arms)
+
+
+def test_shares_sum_to_one_and_bytes_to_the_overall(demo: tuple[dict, str, Path]) -> None:
+    figures, _, _ = demo
+    tiers, overall = figures["tiers"].values(), figures["overall"]
+    assert sum(tier["share"] for tier in tiers) == pytest.approx(1)
+    for key in ("bytes_up", "bytes_down"):
+        assert sum(tier[key] for tier in tiers) == pytest.approx(overall[key])
+    right = sum(tier["share"] * tier["accuracy"] for tier in tiers if tier["share"])
+    assert right == pytest.approx(overall["accuracy"])
+
+
+def test_only_what_crosses_a_link_costs_bytes(demo: tuple[dict, str, Path]) -> None:
+    baselines = demo[0]["baselines"]
+    for local in ("first_exit", "all_device"):
+        assert (baselines[local]["bytes_up"], baselines[local]["bytes_down"]) == (0, 0)
+    assert baselines["plain_split"]["bytes_up"] > demo[0]["overall"]["bytes_up"]
+    assert baselines["cloud_png"]["bytes_up"] > baselines["plain_split"]["bytes_up"]
+
+
+def test_every_way_to_the_last_exit_is_as_right(demo: tuple[dict, str, Path]) -> None:
+    baselines = demo[0]["baselines"]
+    accuracies = {
+        baselines[name]["accuracy"] for name in ("all_device", "plain_split", "cloud_png")
+    }
+    assert len(accuracies) == 1
+
+
+def test_it_prints_a_table_and_draws_a_picture(demo: tuple[dict, str, Path]) -> None:
+    _, printed, picture = demo
+    for row in ("device", "fog", "cloud", "three tiers, with exits", "cloud only, PNG"):
+        assert row in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
