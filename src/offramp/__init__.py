@@ -1,8 +1,8 @@
 """offramp: early-exit inference across a device, a fog node and a cloud.
 
-    import offramp
-    with offramp.Client("localhost:7101") as device:
-        print(device.infer(Path("shoe.png")))
+import offramp
+with offramp.Client("localhost:7101") as device:
+    print(device.infer(Path("shoe.png")))
 """
 
 from __future__ import annotations
