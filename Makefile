@@ -27,8 +27,9 @@ format: .venv ## rewrite what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv ## parity of PyTorch, onnxruntime and the three-tier deployment
+bench: .venv ## parity of PyTorch, onnxruntime and the three-tier deployment; footprint of the tiers
 	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m benchmarks.footprint
 
 up: ## the three tiers and Prometheus under docker compose
 	docker compose up --build --wait
