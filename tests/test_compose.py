@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -37,7 +36,6 @@ PROMETHEUS_IMAGE = "prom/prometheus:v2.53.3"
 IMAGES = 1000
 MOST_BYTES_OVER_BASE = 240e6
 MOST_RESIDENT_BYTES = 120e6
-MOST_SECONDS_TO_READY = 2.0
 
 
 # --- the deployment -----------------------------------------------------------------------------
@@ -249,16 +247,10 @@ def test_the_device_reaches_the_fog_and_not_the_cloud(deployment: Deployment) ->
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_tier_is_ready_in_time(deployment: Deployment, tier: str) -> None:
-    container = deployment.container(tier)
-    (line,) = [
-        line
-        for line in container.logs(timestamps=True, stderr=False).decode().splitlines()
-        if f" ready {tier} " in line
-    ]
-    started, ready = container.attrs["State"]["StartedAt"], line.split()[0]
-    took = datetime.fromisoformat(ready[:26]) - datetime.fromisoformat(started[:26])
-    assert took.total_seconds() < MOST_SECONDS_TO_READY
+def test_a_tier_says_once_that_it_is_ready(deployment: Deployment, tier: str) -> None:
+    # How soon, python -m benchmarks.footprint measures.
+    lines = deployment.container(tier).logs(stderr=False).decode().splitlines()
+    assert len([line for line in lines if line.startswith(f"ready {tier} ")]) == 1
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -62,10 +62,24 @@ def test_only_what_crosses_a_link_costs_bytes(demo: tuple[dict, str, Path]) -> N
 
 def test_every_way_to_the_last_exit_is_as_right(demo: tuple[dict, str, Path]) -> None:
     baselines = demo[0]["baselines"]
-    accuracies = {
+    accuracies = [
         baselines[name]["accuracy"] for name in ("all_device", "plain_split", "cloud_png")
-    }
-    assert len(accuracies) == 1
+    ]
+    # A code at a quantiser's step may flip with the batch that it ran in: an image at most, here.
+    assert max(accuracies) - min(accuracies) <= 1 / IMAGES
+
+
+def test_a_message_of_one_image_costs_no_less_than_its_share_of_a_shared_one(
+    demo: tuple[dict, str, Path],
+) -> None:
+    split = demo[0]["baselines"]["plain_split"]
+    assert split["one_in_flight"]["bytes_up_per_sent"] >= split["bytes_up_per_sent"]
+
+
+def test_no_answer_of_a_sound_deployment_is_degraded(demo: tuple[dict, str, Path]) -> None:
+    figures = demo[0]
+    arms = [figures["overall"], *figures["baselines"].values()]
+    assert [arm["degraded"] for arm in arms] == [0] * len(arms)
 
 
 def test_it_prints_a_table_and_draws_a_picture(demo: tuple[dict, str, Path]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from offramp.cli import bundle, demo, export, infer, train
-from offramp.errors import InvalidInput, OfframpError
+from offramp.errors import BundleMismatch, InvalidInput, OfframpError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
     except OfframpError as exc:
         sys.stderr.write(f"offramp: {exc}\n")
-        return 2 if isinstance(exc, InvalidInput) else 1
+        return 2 if isinstance(exc, (InvalidInput, BundleMismatch)) else 1
     except KeyboardInterrupt:
         return 130
     return code

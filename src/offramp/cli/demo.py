@@ -39,6 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.images < 1:
         raise InvalidInput("--images", f"{arguments.images} is not at least 1")
+    for option in (arguments.json, arguments.picture):
+        if option and not option.absolute().parent.is_dir():
+            raise InvalidInput(str(option), "its folder does not exist")
     bundle = load_bundle(arguments.bundle)
     test = load("fashion-mnist", "test", arguments.data)
     images, labels = test.images[: arguments.images], test.labels[: arguments.images]
@@ -46,6 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     with LiveView(names, labels) as view:
         results = compare(bundle, images, labels, watch=view.saw)
     view.console.print(table(results, len(images), min(ALONE, len(images))))
+    for name, result in results.items():
+        if result.run.degraded:
+            sys.stderr.write(f"offramp: {name}: {result.run.degraded} answers were degraded\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(as_json(bundle, results), indent=2) + "\n")
     if arguments.picture:

@@ -68,18 +68,18 @@ class LiveView:
             answers[timed.outcome.tier] += 1
             self._right[name] += int(timed.outcome.label == self._labels[timed.index])
         done = sum(answers.values())
-        if done % 100 == 0 or done == len(self._labels):
+        if done and (done % 100 == 0 or done == len(self._labels)):
             shares = "  ".join(f"{tier} {count / done:.0%}" for tier, count in answers.items())
             said = f"{self._right[name] / done:.1%} right   {shares}"
             self._progress.update(self._bars[name], completed=done, said=said)
 
 
-def table(results: Mapping[str, ArmResult], images: int, alone: int) -> Table:
+def table(results: Mapping[str, ArmResult], images: int, fewer: int) -> Table:
     """One table: the tiers, all of them together, and the baselines, each with its latency alone."""
     grid = Table(
         title=f"{images:,} Fashion-MNIST test images, one a request, closed loop, 8 in flight",
         caption=f"share and accuracy in %; latency in ms at the client, and with 1 in flight over "
-        f"{alone:,} images; bytes averaged over all images, of all links",
+        f"{fewer:,} images; bytes averaged over all images, of all links",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -92,8 +92,10 @@ def table(results: Mapping[str, ArmResult], images: int, alone: int) -> Table:
     for name, result in results.items():
         style = "bold" if name == "three_tier" else ""
         grid.add_row(TITLES[name], *_cells(result.run.overall), style=style)
-        latencies = (_number(value) for value in result.one_in_flight_ms)
-        grid.add_row("  1 in flight", "", "", *latencies, style=style or "dim")
+        alone = result.alone.overall
+        latencies = (_number(value) for value in (alone.p50_ms, alone.p95_ms, alone.p99_ms))
+        message = _number(alone.bytes_up_per_sent)
+        grid.add_row("  1 in flight", "", "", *latencies, "", "", message, style=style or "dim")
     return grid
 
 

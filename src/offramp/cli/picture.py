@@ -75,7 +75,8 @@ def _draw_bytes(axes: Axes, results: Mapping[str, ArmResult]) -> None:
 def _draw_latency(axes: Axes, results: Mapping[str, ArmResult]) -> None:
     rows = list(results.items())[::-1]
     for row, (name, result) in enumerate(rows):
-        p50, p95, p99 = (value or 0.0 for value in result.one_in_flight_ms)
+        alone = result.alone.overall
+        p50, p95, p99 = (value or 0.0 for value in (alone.p50_ms, alone.p95_ms, alone.p99_ms))
         colour = _OURS if name == "three_tier" else _OTHERS
         axes.plot([p50, p99], [row, row], color=colour, lw=2)
         axes.scatter([p50, p95, p99], [row] * 3, color=colour, s=(60, 25, 25), zorder=3)

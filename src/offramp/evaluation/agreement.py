@@ -1,7 +1,7 @@
 """Whether a deployment says what the reference in this process says: the same label from the same exit.
 
-Two things may part them, and both are listed: a code that falls to the other side of a quantiser's step at another
-batch size, and a confidence that lies on its threshold.
+Two things may part them: a code that falls to the other side of a quantiser's step at another batch size (only the
+network's own levels tell), and a confidence that lies on its threshold.
 """
 
 from __future__ import annotations
@@ -21,23 +21,12 @@ TIE = 1e-4  # this near to a threshold, either side is right
 
 
 class Difference(NamedTuple):
-    """One image that the deployment answered otherwise; `excuse` is "flip", "tie" or, where there is none, empty."""
+    """One image that the deployment answered otherwise: label and exit, those of the reference, and whether it tied."""
 
     image: int
-    deployed: tuple[int, int]  # label, exit
+    deployed: tuple[int, int]
     reference: tuple[int, int]
-    excuse: str
-
-
-def flipped_codes(one: Reference, other: Reference) -> NDArray[np.bool_]:
-    """(N,) which images have a code that differs between two passes of the reference."""
-    flipped = np.zeros(len(one.logits[0]), np.bool_)
-    for mine, theirs in zip(one.boundaries, other.boundaries, strict=True):
-        for name, tensor in mine.items():
-            if tensor.dtype == np.uint8:
-                rows = (tensor != theirs[name]).reshape(len(flipped), -1)
-                flipped |= rows.any(axis=1)
-    return flipped
+    tied: bool
 
 
 def ties(policy: ExitPolicy, reference: Reference) -> NDArray[np.bool_]:
@@ -50,11 +39,7 @@ def ties(policy: ExitPolicy, reference: Reference) -> NDArray[np.bool_]:
 
 
 def differences(
-    deployed: Sequence[Timed],
-    answers: Answers,
-    *,
-    flipped: NDArray[np.bool_],
-    tied: NDArray[np.bool_],
+    deployed: Sequence[Timed], answers: Answers, tied: NDArray[np.bool_]
 ) -> list[Difference]:
     """The images whose label or exit is not the reference's. Raises the first error among the outcomes."""
     found = []
@@ -65,6 +50,5 @@ def differences(
         said = (timed.outcome.label, timed.outcome.exit)
         wanted = (int(answers.labels[k]), int(answers.exits[k]))
         if said != wanted:
-            excuse = "flip" if flipped[k] else "tie" if tied[k] else ""
-            found.append(Difference(k, said, wanted, excuse))
+            found.append(Difference(k, said, wanted, bool(tied[k])))
     return sorted(found)

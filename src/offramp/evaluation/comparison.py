@@ -22,7 +22,7 @@ from offramp.bundle import Bundle
 from offramp.client import AsyncClient, Timed
 from offramp.client.asynchronous import Image
 from offramp.evaluation.deployment import Deployment
-from offramp.evaluation.figures import RunFigures, figures_of, percentiles_ms
+from offramp.evaluation.figures import Figures, RunFigures, figures_of
 from offramp.rpc import EncodedImage
 from offramp.wire import encode_image
 
@@ -48,10 +48,10 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmResult:
-    """Closed loop with several in flight, and latencies (p50, p95, p99 in ms) with one in flight."""
+    """Closed loop with several in flight, and over fewer images with one in flight."""
 
     run: RunFigures
-    one_in_flight_ms: tuple[float, float, float] | tuple[None, ...]
+    alone: RunFigures
 
 
 def arms(stages: int) -> tuple[Arm, ...]:
@@ -129,8 +129,7 @@ async def _measure(
         await run(inputs[:WARM_UP], in_flight, lambda _arm, _timed: None)
         together = await run(inputs, in_flight, watch)
         singly = await run(inputs[:alone], 1, lambda _arm, _timed: None)
-    latency_s = np.array([timed.latency_s for timed in singly])
-    return ArmResult(run=figures_of(together, labels), one_in_flight_ms=percentiles_ms(latency_s))
+    return ArmResult(run=figures_of(together, labels), alone=figures_of(singly, labels))
 
 
 def as_json(bundle: Bundle, results: Mapping[str, ArmResult]) -> dict[str, object]:
@@ -139,7 +138,10 @@ def as_json(bundle: Bundle, results: Mapping[str, ArmResult]) -> dict[str, objec
     return {
         "bundle": {"name": bundle.manifest.name, "network": bundle.digest}
         | {"policy": bundle.manifest.policies[0].id},
-        "tiers": {name: asdict(figures) for name, figures in three.run.tiers.items()},
+        "tiers": {
+            name: _figures_json(figures, three.alone.tiers[name])
+            for name, figures in three.run.tiers.items()
+        },
         "overall": _overall_json(three),
         "baselines": {
             name: _overall_json(result) for name, result in results.items() if name != "three_tier"
@@ -148,8 +150,10 @@ def as_json(bundle: Bundle, results: Mapping[str, ArmResult]) -> dict[str, objec
 
 
 def _overall_json(result: ArmResult) -> dict[str, object]:
-    names = ("p50_ms", "p95_ms", "p99_ms")
-    return asdict(result.run.overall) | {
-        "degraded": result.run.degraded,
-        "one_in_flight": dict(zip(names, result.one_in_flight_ms, strict=True)),
-    }
+    figures = _figures_json(result.run.overall, result.alone.overall)
+    return figures | {"degraded": result.run.degraded}
+
+
+def _figures_json(together: Figures, alone: Figures) -> dict[str, object]:
+    keys = ("p50_ms", "p95_ms", "p99_ms", "bytes_up_per_sent")
+    return asdict(together) | {"one_in_flight": {key: getattr(alone, key) for key in keys}}

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from offramp.errors import OfframpError
+import numpy as np
 
+from offramp.bundle import load_bundle
+from offramp.client import Client
+from offramp.errors import OfframpError, TierUnavailable
+
+_CONNECTED_S = 10.0
 _READY = re.compile(r"ready (\w+) listen=(\S+) metrics=(\S+)")
 
 
@@ -39,7 +45,7 @@ def start_tier(tier: str, bundle: Path, flags: Mapping[str, object]) -> RunningT
 
 
 class Deployment:
-    """Tiers from the cloud down to the device, each knowing the one above; a context manager.
+    """Tiers from the cloud down to the device, connected; a context manager.
 
     last_stages: by tier, how far it goes (-1: it only passes on); tiers that are left out are not started.
     """
@@ -58,10 +64,21 @@ class Deployment:
                         flags["uplink.address"] = above
                     self.tiers[tier] = start_tier(tier, self._bundle, flags)
                     above = self.tiers[tier].listen
+            self._wait_connected()
         except BaseException:
             self.stop()
             raise
         return self
+
+    def _wait_connected(self) -> None:
+        """Return once a sample has gone all the way: a tier is ready before its uplink is."""
+        manifest = load_bundle(self._bundle).manifest
+        black = np.zeros(manifest.image_shape(), np.uint8)
+        last, until = next(iter(self.tiers)), time.monotonic() + _CONNECTED_S
+        with Client(self.device, policy="final-exit") as client:
+            while str(client.infer(black).tier) != last:
+                if time.monotonic() > until:
+                    raise TierUnavailable("unreachable", f"the device does not reach the {last}")
 
     def __exit__(
         self,

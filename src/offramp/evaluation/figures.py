@@ -19,8 +19,8 @@ class Figures:
 
     share: of all images; accuracy: a share; latency end to end at the client, in milliseconds; bytes_up and
     bytes_down: exchanged with the tier above (overall: over all links), averaged over all images of the run, those
-    that never left the device included; bytes_up_per_sent: the mean message up of an image that was sent. None
-    where no image was.
+    that never left the device included; bytes_up_per_sent: of an image that was sent, its mean share of the message
+    up (one image a message when one is in flight). None where no image was.
     """
 
     share: float
