@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from offramp.bundle import Bundle, load_bundle
@@ -91,6 +92,22 @@ def test_a_tier_may_hold_some_of_the_stages(plain_bundle: Writer) -> None:
     (folder / "stage0.onnx").unlink()
     with pytest.raises(InvalidBundle, match="no stage file"):
         load_bundle(folder)
+
+
+def test_a_stage_that_changed_after_loading_is_not_given_out(plain_bundle: Writer) -> None:
+    folder = plain_bundle()
+    bundle = load_bundle(folder)
+    assert bundle.stage_bytes(0) == (folder / "stage0.onnx").read_bytes()
+    (folder / "stage0.onnx").write_bytes(b"other layers")
+    with pytest.raises(InvalidBundle, match=r"not the one in manifest.json") as caught:
+        bundle.stage_bytes(0)
+    assert caught.value.field.endswith("stage0.onnx")
+
+
+def test_a_readme_may_lie_beside(plain_bundle: Writer) -> None:
+    folder = plain_bundle()
+    (folder / "README.md").write_text("what this is")
+    assert load_bundle(folder).held == (0, 1)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -250,10 +267,59 @@ def test_an_exported_bundle_has_every_flipped_byte_refused(
     assert load_bundle(folder).digest == tiny_bundle.digest
 
 
-@pytest.mark.train
 def test_a_stage_that_onnxruntime_cannot_open_is_named(plain_bundle: Writer) -> None:
-    from offramp.evaluation.reference import open_stage
+    from offramp.serving.runner import open_session
 
     with pytest.raises(InvalidInput, match="onnxruntime cannot open it") as caught:
-        open_stage(load_bundle(plain_bundle()), 0)
+        open_session(load_bundle(plain_bundle()), 0)
     assert caught.value.field.endswith("stage0.onnx")
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("inside", [True, False], ids=["relative", "absolute"])
+def test_a_stage_whose_weights_lie_in_another_file_is_refused(
+    plain_bundle: Writer, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    from offramp.serving.runner import open_session
+
+    folder = plain_bundle()
+    make, helper = onnx.helper.make_tensor_value_info, onnx.helper
+    weights = onnx.numpy_helper.from_array(np.ones((4, 2), np.float32), "weights")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["codes", "weights"], ["logits_1"])],
+        "stage1",
+        [make("codes", onnx.TensorProto.FLOAT, ["batch", 4])],
+        [make("logits_1", onnx.TensorProto.FLOAT, ["batch", 2])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    stage = folder / "stage1.onnx"
+    onnx.save(model, stage, save_as_external_data=True, location="w.bin", size_threshold=0)
+    if not inside:
+        model = onnx.load(stage, load_external_data=False)
+        entries = model.graph.initializer[0].external_data
+        next(e for e in entries if e.key == "location").value = str(folder / "w.bin")
+        stage.write_bytes(model.SerializeToString())
+    assert (folder / "w.bin").exists()
+    digest = hashlib.sha256(stage.read_bytes()).hexdigest()
+    sums = folder / SUMS
+    old = load_sums(folder)["stage1.onnx"]
+    sums.write_text(sums.read_text().replace(old, digest))
+    edit_manifest(folder, lambda m: m["network"]["stages"][1].update(sha256=digest))
+    monkeypatch.chdir(folder)  # where a model of bytes would look
+    with pytest.raises(InvalidBundle, match="onnxruntime cannot open it"):
+        open_session(load_bundle(folder), 1)
+
+
+def load_sums(folder: Path) -> dict[str, str]:
+    lines = (folder / SUMS).read_text().splitlines()
+    return {name: digest for digest, name in (line.split("  ") for line in lines)}
+
+
+EXAMPLE = Path(__file__).parent.parent / "examples/fashion_mnist"
+
+
+@pytest.mark.skipif(not (EXAMPLE / "bundle").exists(), reason="there is no example bundle")
+def test_the_example_with_its_bundle_and_images_is_under_8_megabytes() -> None:
+    assert sum(path.stat().st_size for path in EXAMPLE.rglob("*") if path.is_file()) < 8_000_000

@@ -87,6 +87,49 @@ def test_a_recipe_becomes_a_run_and_a_run_a_bundle(
     assert manifest.provenance["scores"]
 
 
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('at = "blocks.0"', 'at = "block.0"', "exits.0.at: the network has no submodule 'block.0'"),
+        ("stride = 2", "stride = 3", "exits.0.codec.stride: 3 does not divide"),
+        ("widths = [4", "widths = [0", "backbone.widths.0: "),
+    ],
+)
+def test_a_recipe_that_fits_no_network_names_file_and_key_in_one_line(
+    recipe_file: Path,
+    small_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: str,
+    after: str,
+    message: str,
+) -> None:
+    pytest.importorskip("lightning")
+    recipe = tmp_path / "wrong.toml"
+    recipe.write_text(recipe_file.read_text().replace(before, after))
+    arguments = ["train", str(recipe), "--out", str(tmp_path / "run"), "--data", str(small_data)]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert f"{recipe}: {message}" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.train
+def test_a_recipe_that_lies_in_out_already_is_refused_in_one_line(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lightning")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(recipe_file.read_text())
+    assert main(["train", str(recipe), "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "--out: " in error
+    assert error.count("\n") == 1
+    assert main(["train", str(recipe_file), "--out", str(recipe)]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments", [["train", "recipe.toml", "--out", "run"], ["export", "run", "--out", "bundle"]]
 )
@@ -99,5 +142,6 @@ def test_without_torch_a_verb_that_needs_it_names_the_extra_in_one_line(
     monkeypatch.setitem(sys.modules, "torch", None)  # what an import of it meets where it is absent
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert "pip install 'offramp[train]'" in error
+    assert error.startswith(f"offramp: {arguments[0]}: needs the extra `train` (torch is missing)")
+    assert "pip install '.[train]'" in error
     assert error.count("\n") == 1

@@ -102,6 +102,12 @@ def test_nobody_leaves_early_where_every_early_exit_is_wrong() -> None:
     assert fitted.thresholds == (2.0,)  # a number in JSON, and above every probability
 
 
+def test_a_network_whose_only_exit_is_its_own_needs_no_threshold() -> None:
+    correct = np.array([[True, True, True, False]])
+    fitted = fit_thresholds(np.full((1, 4), 0.5), correct, [7.0], max_drop=0.0)
+    assert fitted == ((), 0.75, 0.75, (1.0,), 7.0)
+
+
 def test_a_drop_below_zero_and_unequal_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="max_drop"):
         fit_thresholds(np.full((2, 4), 0.5), np.ones((2, 4), bool), [0, 1], max_drop=-0.1)

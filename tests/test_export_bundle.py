@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,19 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
+from torch import Tensor, nn
+
 from offramp.bundle import Bundle, load_bundle
 from offramp.bundle.check import check_stage
 from offramp.errors import InvalidBundle, InvalidInput
-from offramp.evaluation.reference import answer, open_stage, run_stages
+from offramp.evaluation.reference import answer, run_stages
 from offramp.export.bundle import Exporting, write_bundle
 from offramp.export.cost import stage_costs
 from offramp.export.parity import compare
 from offramp.export.policy import calibrate
 from offramp.export.restore import open_bundle
 from offramp.models import CodecSpec, ExitAt, HeadSpec, Preparation, SmallResNet, attach
+from offramp.serving.runner import open_session
 from offramp.training import build_network
 from offramp.training.run import held_out
 
@@ -147,7 +152,7 @@ def test_codes_carry_their_bits_into_the_manifest(tiny_bundle: Bundle) -> None:
 
 def test_every_stage_opens_as_the_manifest_says(tiny_bundle: Bundle) -> None:
     for k in tiny_bundle.held:
-        session = open_stage(tiny_bundle, k)
+        session = open_session(tiny_bundle, k)
         check_stage(tiny_bundle.manifest, k, session.get_inputs(), session.get_outputs())
 
 
@@ -168,6 +173,30 @@ def test_a_folder_that_holds_something_is_not_written_over(
     held = held_out(untrained.recipe, small_data)
     with pytest.raises(InvalidInput, match="is not empty"):
         write_bundle(untrained.network, tmp_path, held, Exporting(name="x"))
+
+
+def test_a_bundle_takes_the_place_of_an_empty_folder_and_leaves_nothing_beside(
+    untrained: Any, small_data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    out.mkdir()
+    before = out.stat().st_mode
+    held = held_out(untrained.recipe, small_data)
+    bundle = write_bundle(untrained.network, out, held, Exporting(name="x"))
+    assert bundle.folder == out
+    assert out.stat().st_mode == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_an_export_that_fails_leaves_nothing(
+    untrained: Any, small_data: Path, tmp_path: Path
+) -> None:
+    held = held_out(untrained.recipe, small_data)
+    with pytest.raises(InvalidInput, match="training mode"):
+        write_bundle(
+            copy.deepcopy(untrained.network).train(), tmp_path / "b", held, Exporting(name="x")
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_drop_that_is_no_share_is_refused() -> None:
@@ -197,6 +226,63 @@ def test_without_a_codec_the_features_cross_as_floats_and_parity_holds_from_them
     found = compare(open_bundle(bundle).network, bundle, pixels(16), batch=5)
     assert found.holds
     assert 0 < max(stage.worst for stage in found.stages) < 1e-4
+
+
+class Tokens(nn.Module):
+    """A small vision transformer: a class token before 16 patches, two layers, a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 8, stride=8)
+        self.first_token = nn.Parameter(torch.randn(1, 1, 8))
+        self.places = nn.Parameter(torch.randn(1, 17, 8))
+        self.layers = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+                for norm_first in (True, False)
+            )
+        )
+        self.out = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat((self.first_token.expand(x.size(0), -1, -1), patches), 1)
+        return self.out(self.layers(tokens + self.places)[:, 0])
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(3072, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 10)
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "exits", "crossing"),
+    [(Tokens, ("layers.0",), (17, 8)), (perceptron, ("2", "4"), (12,))],
+    ids=["transformer", "perceptron"],
+)
+def test_networks_of_tokens_and_of_vectors_become_bundles_that_keep_parity(
+    make: Callable[[], nn.Module],
+    exits: tuple[str, ...],
+    crossing: tuple[int, ...],
+    untrained: Any,
+    small_data: Path,
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(3)
+    network = attach(
+        make(),
+        [ExitAt(at=at, head=HeadSpec(kind="pool")) for at in exits],
+        prepare=Preparation([0.5] * 3, [0.25] * 3),
+        image_shape=(32, 32, 3),
+    ).eval()
+    held = held_out(untrained.recipe, small_data)
+    bundle = write_bundle(network, tmp_path / "bundle", held, Exporting(name="x"))
+    (tensor,) = bundle.manifest.network.boundaries[1].tensors
+    assert (tensor.dtype, tensor.shape) == ("float32", crossing)
+    for batch in (1, 3, 32):
+        found = compare(network, bundle, pixels(40), batch=batch)
+        assert found.holds, found
 
 
 # --- and back -----------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def described() -> dict[str, Described]:
 
 
 def existing() -> dict[str, Described]:
-    metrics = TierMetrics("fog", stages=(0, 1), exits=(0, 1))
+    metrics = TierMetrics("fog", stages=(0, 1))
     metrics.identify(version="1", bundle="b", network="n", policy="p")
     found = {}
     for family in metrics.registry.collect():

@@ -100,8 +100,12 @@ class Twice(nn.Module):
     [
         ([ExitAt(at="blocks.9")], "no submodule 'blocks.9'"),
         ([ExitAt(at="blocks.3"), ExitAt(at="blocks.1")], r"\['blocks.3', 'blocks.1'\], but"),
-        ([ExitAt(at="pool")], "'pool' does not yield one"),
+        ([ExitAt(at="pool")], r"exits.0.head: of 'pool': .* 'conv' takes .* not \(128,\)"),
         ([ExitAt(at="blocks.1", codec=CodecSpec(channels=2, bits=4, stride=2))], "'blocks.1'"),
+        (
+            [ExitAt(at="stem"), ExitAt(at="pool", head=HeadSpec(kind="pool"), codec=CODEC)],
+            r"exits.1.codec: takes \(C, H, W\) features, but 'pool' yields \(128,\)",
+        ),
     ],
 )
 def test_an_exit_that_cannot_be_attached_names_its_submodule(
@@ -109,6 +113,35 @@ def test_an_exit_that_cannot_be_attached_names_its_submodule(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         with_exits(*exits)
+
+
+def test_a_submodule_that_yields_no_one_tensor_of_samples_is_refused() -> None:
+    class Odd(nn.Module):
+        def __init__(self, *shape: int) -> None:
+            super().__init__()
+            self.shape, self.odd, self.out = shape, nn.Identity(), nn.Linear(784, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.odd(x.reshape(self.shape)).reshape(-1, 784))
+
+    for shape in ((1, 1, 1, 28, 28), (784,), (28, 28)):
+        with pytest.raises(ValueError, match=r"exits.0.at: 'odd' does not yield one tensor"):
+            with_exits(ExitAt(at="odd"), backbone=Odd(*shape))
+
+
+def test_tokens_are_averaged_and_vectors_taken_as_they_are() -> None:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(  # 28 rows of the image as tokens of 28, then one vector
+        nn.Flatten(1, 2), nn.Linear(28, 6), nn.Flatten(), nn.Linear(28 * 6, 5), nn.Linear(5, 3)
+    )
+    exits = [ExitAt(at=at, head=HeadSpec(kind="pool")) for at in ("1", "3")]
+    network = with_exits(*exits, backbone=backbone)
+    outputs = network(images(2))
+    assert [tuple(features.shape) for features in outputs.features] == [(2, 28, 6), (2, 5)]
+    assert [logits.shape for logits in outputs.logits] == [(2, 3)] * 3
+    tokens, vectors = outputs.features
+    torch.testing.assert_close(outputs.logits[0], network.heads[0][-1](tokens.sum(1) / 28))
+    torch.testing.assert_close(outputs.logits[1], network.heads[1][-1](vectors))
 
 
 def test_a_submodule_that_runs_twice_is_refused() -> None:

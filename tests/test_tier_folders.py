@@ -37,13 +37,18 @@ def default(model: type[BaseModel], name: str) -> str:
     if rest:  # a table that may be left out, such as [uplink]
         (inner,) = [kind for kind in field.annotation.__args__ if kind is not type(None)]  # type: ignore[union-attr]
         return default(inner, rest)
-    return "required" if field.is_required() else f"`{json.dumps(field.default)}`"
+    return "required" if field.is_required() else written(field.default)
 
 
 def default_in(table: Any, name: str) -> str:
     for part in name.split("."):
         table = getattr(table, part)
-    return f"`{json.dumps(table)}`"
+    return written(table)
+
+
+def written(value: Any) -> str:
+    """As in a settings file; what only the bundle can tell is its last stage."""
+    return "last" if value is None else f"`{json.dumps(value)}`"
 
 
 @pytest.mark.parametrize("tier", MODELS)
@@ -63,7 +68,7 @@ def test_in_containers_each_tier_finds_the_next_one_and_ends_where_that_begins()
     assert device.uplink.address == f"fog:{fog.listen.rpartition(':')[2]}"
     assert fog.uplink.address == f"cloud:{cloud.listen.rpartition(':')[2]}"
     assert cloud.uplink is None
-    assert [tier.plan.last_stage for tier in (device, fog, cloud)] == [0, 1, 2]
+    assert [tier.plan.last_stage for tier in (device, fog, cloud)] == [0, 1, None]
 
 
 @pytest.mark.parametrize("tier", MODELS)

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.train
 @pytest.fixture(scope="module")
 def finished(recipe_file: Path, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
-    scores = train(recipe_file, out, folder=small_data, precision="32-true")
+    scores = train(
+        recipe_file, out, folder=small_data, precision="32-true", command="offramp train it"
+    )
     assert scores is not None
     return out
 
@@ -44,10 +46,12 @@ def test_an_interrupted_run_goes_on_to_the_weights_of_one_that_was_not(
 ) -> None:
     out = tmp_path / "run"
     options = {"folder": small_data, "precision": "32-true"}
-    assert train(recipe_file, out, stop_after=1, **options) is None
+    assert train(recipe_file, out, stop_after=1, command="the first", **options) is None
     with pytest.raises(InvalidInput, match=r"no finished run: it lacks provenance.json"):
         open_run(out)
-    assert train(recipe_file, out, resume=True, **options) is not None
+    assert train(recipe_file, out, resume=True, command="the second", **options) is not None
+    provenance = open_run(out).provenance
+    assert (provenance["command"], provenance["resumed"]) == ("the first", ["the second"])
     assert same(weights(out), weights(finished))
     assert log_of(out) == log_of(finished)
 
@@ -94,7 +98,8 @@ def test_the_scores_are_those_of_the_network_that_the_run_opens_to(
 
 def test_provenance_says_what_made_the_run(finished: Path) -> None:
     provenance = json.loads((finished / "provenance.json").read_text())
-    assert provenance["command"].startswith("offramp")
+    assert provenance["command"] == "offramp train it"
+    assert "resumed" not in provenance
     assert provenance["seed"] == 3
     assert provenance["precision"] == "32-true"
     assert provenance["data"]["trained_on"] == 320
@@ -158,6 +163,9 @@ def test_a_recipe_that_is_wrong_names_its_key(
 def test_a_recipe_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="cannot be read"):
         read_recipe(tmp_path / "none.toml")
+    (tmp_path / "no.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidSettings, match=r"no\.toml"):
+        read_recipe(tmp_path / "no.toml")
 
 
 # --- batches and their augmentation -------------------------------------------------------------

@@ -114,6 +114,75 @@ def test_a_grey_network_takes_a_colour_picture_as_grey() -> None:
     assert np.unique(decode_image(data, "image/png", (4, 4, 1), "x")).tolist() == [77]
 
 
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_palette_and_colour_pictures_are_taken(mode: str, channels: int) -> None:
+    white = Image.new("RGB", (4, 4), "white").convert(mode)
+    found = decode_image(saved(white, "PNG"), "image/png", (4, 4, channels), "x")
+    assert found.shape == (4, 4, channels)
+    assert (found == 255).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_alpha_is_dropped_whatever_it_hides(channels: int) -> None:
+    hidden = Image.new("RGBA", (4, 4), (51, 51, 51, 0))
+    palette = saved(hidden.convert("RGB").convert("P"), "PNG", transparency=bytes(256))
+    for data in (saved(hidden, "PNG"), palette):
+        found = decode_image(data, "image/png", (4, 4, channels), "x")
+        assert np.unique(found).tolist() == [51]
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type", "mode"),
+    [
+        (saved(Image.new("I;16", (4, 4), 40_000), "PNG"), "image/png", "I;16"),
+        (saved(Image.new("CMYK", (4, 4)), "JPEG"), "image/jpeg", "CMYK"),
+    ],
+)
+def test_a_picture_of_another_mode_is_refused_by_its_name(
+    data: bytes, media_type: str, mode: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"of mode '{mode}', not one of 1, L") as caught:
+        decode_image(data, media_type, (4, 4, 1), "image")
+    assert caught.value.field == "image"
+
+
+LOSSY, LOSSLESS, EXTENDED = (
+    saved(Image.new("RGB", (5, 3), "red"), "WEBP"),
+    saved(Image.new("RGB", (5, 3), "red"), "WEBP", lossless=True),
+    saved(Image.new("RGBA", (5, 3), (9, 9, 9, 9)), "WEBP"),
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "huge"),
+    [
+        (LOSSY, b"VP8 ", LOSSY[:26] + b"\xff\x3f\xff\x3f" + LOSSY[30:]),
+        (LOSSLESS, b"VP8L", LOSSLESS[:21] + b"\xff\xff\xff\x0f" + LOSSLESS[25:]),
+        (EXTENDED, b"VP8X", EXTENDED[:24] + b"\xfe\x3f\x00\xfe\x3f\x00" + EXTENDED[30:]),
+    ],
+    ids=["lossy", "lossless", "extended"],
+)
+def test_the_size_of_every_kind_of_webp_is_seen_in_its_header(
+    data: bytes, kind: bytes, huge: bytes
+) -> None:
+    assert data[12:16] == kind
+    assert decode_image(data, "image/webp", (3, 5, 3), "x").shape == (3, 5, 3)
+    with pytest.raises(InvalidInput, match="5x3 pixels, not 4x4"):
+        decode_image(data, "image/webp", (4, 4, 3), "x")
+    with pytest.raises(InvalidInput, match=r"1638[34]x1638[34] pixels, not 5x3"):
+        decode_image(huge, "image/webp", (3, 5, 3), "x")
+    for length in range(0, len(data), 7):
+        with pytest.raises(InvalidInput, match="no readable WEBP"):
+            decode_image(data[:length], "image/webp", (3, 5, 3), "x")
+
+
 def huge_png() -> bytes:
     file = io.BytesIO()
     Image.new("1", (12_000, 12_000)).save(file, "PNG")  # 20 kB that would be 144 MB of pixels

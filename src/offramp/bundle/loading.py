@@ -2,7 +2,8 @@
 
 It is checked whole before anything is used. A tier may hold a subset of the stage files; whatever
 is there must have the hash that SHA256SUMS and the manifest say, and `sha256sum -c --ignore-missing
-SHA256SUMS` agrees.
+SHA256SUMS` agrees. Other files may lie beside (a README, a licence); nothing reads them, and a
+stage is opened from its hashed bytes, so that it cannot reach for a file of weights beside it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,17 @@ class Bundle:
         if stage not in self.held:
             raise InvalidBundle(f"{self.folder}: stages", f"stage {stage} is not held here")
         return self.folder / self.manifest.network.stages[stage].file
+
+    def stage_bytes(self, stage: int) -> bytes:
+        """The content of a stage's file, hashed once more: what is opened is what was checked.
+
+        Raises InvalidBundle where this copy does not hold it, or it is no longer the manifest's.
+        """
+        path = self.stage_path(stage)
+        content = _read(path)
+        if hashlib.sha256(content).hexdigest() != self.manifest.network.stages[stage].sha256:
+            raise InvalidBundle(str(path), f"its SHA-256 is not the one in {MANIFEST}")
+        return content
 
 
 def _read(path: Path) -> bytes:
@@ -72,7 +84,7 @@ def _manifest(path: Path, content: bytes) -> Manifest:
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """The bundle in a folder, every byte of it checked.
+    """The bundle in a folder, its manifest and every stage file that is there checked.
 
     Raises InvalidBundle naming the file or the manifest's key.
     """

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -139,7 +138,3 @@ class Manifest(BaseModel):
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, C) of boundary 0."""
         return self.network.boundaries[0].tensors[0].shape
-
-    def raw_bytes(self) -> int:
-        """Bytes of the raw input."""
-        return math.prod(self.image_shape())

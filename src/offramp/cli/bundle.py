@@ -79,11 +79,11 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Check hashes, then open each stage that is here."""
-    from offramp.evaluation.reference import open_stage
+    from offramp.serving.runner import open_session
 
     bundle = load_bundle(args.bundle)
     for stage in bundle.held:
-        open_stage(bundle, stage)
+        open_session(bundle, stage)
     held, of = len(bundle.held), len(bundle.manifest.network.stages)
     print(
         f"{args.bundle}: network {bundle.digest}, {held} of {of} stages, all as the manifest says"

@@ -18,5 +18,8 @@ def needs_train_extra(verb: str) -> Iterator[None]:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in _TRAIN:
             raise
-        message = f"needs {exc.name}; pip install 'offramp[train]'"
-        raise InvalidInput(f"offramp {verb}", message) from exc
+        message = (
+            f"needs the extra `train` ({exc.name} is missing): "
+            "pip install '.[train]' in the source folder"
+        )
+        raise InvalidInput(verb, message) from exc

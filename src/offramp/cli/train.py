@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from offramp.cli.extra import needs_train_extra
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
         precision=args.precision,
         stop_after=args.stop_after,
+        command=shlex.join(["offramp", *sys.argv[1:]]),
     )
     if scores is None:
         print(f"{args.out}: unfinished; go on with --resume")

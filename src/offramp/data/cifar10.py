@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -34,6 +37,17 @@ CLASSES = (
 )
 ARCHIVE = "cifar-10-binary.tar.gz"  # https://www.cs.toronto.edu/~kriz/cifar.html
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as published on that page
+# How a broken .npz shows, in zip, zlib or NumPy, and a broken JPEG in it, in Pillow.
+_BROKEN = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    SyntaxError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _RECORD = 1 + 3 * 32 * 32
 _MEMBERS = {
     "train": tuple(f"cifar-10-batches-bin/data_batch_{k}.bin" for k in range(1, 6)),
@@ -55,25 +69,38 @@ def parse_records(content: bytes, field: str) -> tuple[NDArray[np.uint8], NDArra
     return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
 
 
-def load(split: Literal["train", "test"], folder: Path) -> ImageSet:
+def _members(archive: bytes, names: Sequence[str], field: str) -> Iterator[tuple[str, bytes]]:
+    """Files of a .tar.gz by name. Raises InvalidInput naming `field` where it lacks one."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+            for name in names:
+                file = tar.extractfile(name)
+                if file is None:
+                    raise InvalidInput(field, f"its {name} is no file")
+                yield name, file.read()
+    except KeyError as exc:
+        raise InvalidInput(field, f"lacks {name}") from exc
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as exc:
+        raise InvalidInput(field, f"cannot be read: {exc}") from exc
+
+
+def load(split: Literal["train", "test"], folder: Path, *, md5: str = ARCHIVE_MD5) -> ImageSet:
     """The 50,000 training or 10,000 test images, (N, 32, 32, 3).
 
-    folder: where the official archive lies.
+    folder: where the official archive lies; md5: what it must have. Raises InvalidInput naming the
+    file that is missing or is not what it should be.
     """
     path = folder / ARCHIVE
     try:
         archive = path.read_bytes()
     except OSError as exc:
         raise InvalidInput(str(path), f"cannot be read: {exc}") from exc
-    if hashlib.md5(archive, usedforsecurity=False).hexdigest() != ARCHIVE_MD5:
+    if hashlib.md5(archive, usedforsecurity=False).hexdigest() != md5:
         raise InvalidInput(str(path), "is not the published archive: wrong MD5")
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        parts = []
-        for member in _MEMBERS[split]:
-            file = tar.extractfile(member)
-            if file is None:
-                raise InvalidInput(str(path), f"lacks {member}")
-            parts.append(parse_records(file.read(), member))
+    parts = [
+        parse_records(content, f"{path}: {member}")
+        for member, content in _members(archive, _MEMBERS[split], str(path))
+    ]
     return ImageSet(
         name=f"CIFAR-10 {split}",
         images=np.concatenate([images for images, _ in parts]),
@@ -94,7 +121,9 @@ def load_copy(
     """
     path = folder / f"cifar10_{kind}_{split}.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        content = path.read_bytes()
+        # From memory, for np.load leaves a broken file open.
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             labels = arrays["y"].astype(np.int64)
             if kind == "lossless":
                 images = arrays["x"]
@@ -102,12 +131,12 @@ def load_copy(
                 blob, offset = arrays["blob"].tobytes(), arrays["offset"]
                 files = (blob[a:b] for a, b in pairwise(offset))
                 images = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
-    except (OSError, KeyError, ValueError) as exc:
+    except _BROKEN as exc:
         raise InvalidInput(str(path), f"cannot be read: {exc}") from exc
     return ImageSet(
         name=f"CIFAR-10 ({'JPEG q75' if kind == 'jpeg' else 'lossless'} copy) {split}",
         images=images,
         labels=labels,
         classes=CLASSES,
-        sha256={path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
+        sha256={path.name: hashlib.sha256(content).hexdigest()},
     )

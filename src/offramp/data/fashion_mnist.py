@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import math
+import os
 import struct
 import urllib.request
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -60,41 +64,64 @@ def parse_idx(content: bytes, field: str) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
+def _decompress(compressed: bytes, field: str, sha256: str) -> bytes:
+    """The content of a .gz file. Raises InvalidInput naming `field` where it has another hash."""
+    try:
+        content = gzip.decompress(compressed)
+    except (OSError, EOFError, zlib.error) as exc:
+        raise InvalidInput(field, f"cannot be read: {exc}") from exc
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise InvalidInput(field, "its content is not Fashion-MNIST's: wrong SHA-256")
+    return content
+
+
 def _read(folder: Path, name: str) -> NDArray[np.uint8]:
     path = folder / f"{name}.gz"
     try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as exc:
-        raise InvalidInput(str(path), f"cannot be read: {exc}") from exc
-    if hashlib.sha256(content).hexdigest() != SHA256[name]:
-        raise InvalidInput(str(path), f"its content is not Fashion-MNIST's {name}: wrong SHA-256")
-    return parse_idx(content, str(path))
+        compressed = path.read_bytes()
+    except OSError as exc:
+        raise InvalidInput(str(path), f"cannot be read: {exc.strerror}") from exc
+    return parse_idx(_decompress(compressed, str(path), SHA256[name]), str(path))
 
 
-def download(folder: Path) -> None:
-    """Fetch whatever file `folder` lacks; each is checked whenever it is read."""
+def download(folder: Path, sha256: Mapping[str, str], source: str = SOURCE) -> None:
+    """`folder` then holds the files that `sha256` names; those that it lacked were fetched.
+
+    sha256: of the uncompressed content, by name without `.gz`. A file is checked before it gets its
+    name, so an interruption leaves none that is broken. Raises InvalidInput naming the address that
+    cannot be fetched or yields something else.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in SHA256:
-        path = folder / f"{name}.gz"
-        if not path.exists():
-            with urllib.request.urlopen(f"{SOURCE}/{name}.gz", timeout=60) as response:  # noqa: S310
-                path.write_bytes(response.read())
+    for name, digest in sha256.items():
+        path, url = folder / f"{name}.gz", f"{source}/{name}.gz"
+        if path.exists():
+            continue
+        try:
+            with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310 (our own source)
+                compressed = response.read()
+        except (OSError, http.client.HTTPException) as exc:
+            message = f"cannot be fetched ({exc}); say where the files lie"
+            raise InvalidInput(url, message) from exc
+        _decompress(compressed, url, digest)
+        temporary = folder / f".{name}.gz.{os.getpid()}"
+        temporary.write_bytes(compressed)
+        temporary.replace(path)
 
 
 def load(split: Literal["train", "test"], folder: Path | None = None) -> ImageSet:
     """The 60,000 training or 10,000 test images, (N, 28, 28, 1).
 
-    folder: where the four .gz files lie; by default Debian's package, or else a download into
+    folder: where the split's two .gz files lie; by default Debian's package, or else a download into
     ~/.cache/offramp. Raises InvalidInput naming the file that is missing or is not what it should
     be.
     """
+    prefix = "train" if split == "train" else "t10k"
+    files = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
     if folder is None:
         folder = DEBIAN
         if not folder.exists():
             folder = Path.home() / ".cache" / "offramp" / "fashion-mnist"
-            download(folder)
-    prefix = "train" if split == "train" else "t10k"
-    files = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+            download(folder, {name: SHA256[name] for name in files})
     images, labels = (_read(folder, name) for name in files)
     return ImageSet(
         name=f"Fashion-MNIST {split}",

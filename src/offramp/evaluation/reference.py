@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
-from offramp.bundle.check import check_stage
-from offramp.errors import InvalidBundle
 from offramp.exits import ExitPolicy
+from offramp.serving.runner import open_session
 
 
 class Reference(NamedTuple):
@@ -36,24 +34,6 @@ class Answers(NamedTuple):
     confidence: NDArray[np.float64]  # (N,) that exit's
 
 
-def open_stage(bundle: Bundle, stage: int) -> ort.InferenceSession:
-    """One thread's session on a stage, checked against the manifest.
-
-    Raises InvalidBundle naming the file where onnxruntime cannot open it or its tensors are not the
-    manifest's.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    path = bundle.stage_path(stage)
-    try:
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    # onnxruntime's exceptions share no base of their own.
-    except Exception as exc:
-        raise InvalidBundle(str(path), "onnxruntime cannot open it") from exc
-    check_stage(bundle.manifest, stage, session.get_inputs(), session.get_outputs())
-    return session
-
-
 def run_stages(bundle: Bundle, images: NDArray[np.uint8], *, batch: int) -> Reference:
     """Every stage on every image, `batch` at a time: (N, H, W, C) uint8 -> Reference of N.
 
@@ -63,7 +43,7 @@ def run_stages(bundle: Bundle, images: NDArray[np.uint8], *, batch: int) -> Refe
     if len(images) == 0:
         raise ValueError("images: there are none")
     stages = bundle.manifest.network.stages
-    sessions = [open_stage(bundle, k) for k in range(len(stages))]
+    sessions = [open_session(bundle, k) for k in range(len(stages))]
     inputs = bundle.manifest.network.boundaries[0].tensors[0].name
     pieces: dict[str, list[NDArray[Any]]] = {}
     for start in range(0, len(images), batch):

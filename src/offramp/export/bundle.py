@@ -6,7 +6,6 @@ network --> whole graph --> stages --> draft bundle --> parity --> calibration -
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -163,15 +162,16 @@ def write_bundle(network: ExitNetwork, out: Path, held: ImageSet, exporting: Exp
 
     held: samples that training did not see, for temperatures and thresholds
     (`offramp.training.run.held_out`). Every stage is run under onnxruntime at batch 1, 3 and 32 and
-    held against PyTorch before `out` is touched. Raises InvalidBundle where that fails,
-    InvalidInput where `out` is not empty.
+    held against PyTorch beside `out`, and the whole then takes its place in one rename. Raises
+    InvalidBundle where a check fails, InvalidInput where `out` is not empty.
     """
+    out = out.resolve()  # a rename replaces an empty folder, but not a link to one
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInput("--out", f"{out} is not empty")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        _build(network, held, exporting, Path(temporary))
-        out.mkdir(exist_ok=True)
-        for path in sorted(Path(temporary).iterdir()):
-            shutil.move(path, out / path.name)
+        folder = Path(temporary, out.name)  # in it, for its own mode is 0700
+        folder.mkdir()
+        _build(network, held, exporting, folder)
+        folder.rename(out)
     return load_bundle(out)

@@ -24,7 +24,7 @@ def _weights(bundle: Bundle) -> dict[str, torch.Tensor]:
     return {
         weight.name: torch.from_numpy(numpy_helper.to_array(weight).copy())
         for k in bundle.held
-        for weight in onnx.load(bundle.stage_path(k)).graph.initializer
+        for weight in onnx.load_model_from_string(bundle.stage_bytes(k)).graph.initializer
     }
 
 

@@ -30,6 +30,14 @@ class ExitAt:
     codec: CodecSpec | None = None
 
 
+class CannotAttach(ValueError):
+    """An exit does not fit the network; `field` is its key as a recipe writes it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message
+
+
 class ExitOutputs(NamedTuple):
     """What one pass yields: logits of every exit; features, levels and codes of every boundary."""
 
@@ -141,6 +149,32 @@ class ExitNetwork(nn.Module):
         )
 
 
+def _shape_per_sample(features: object, at: str, field: str) -> tuple[int, ...]:
+    """What the dry run's one sample has at a submodule: (C, H, W), (T, C) or (C,)."""
+    if not isinstance(features, Tensor) or features.ndim not in (2, 3, 4) or len(features) != 1:
+        raise CannotAttach(
+            field, f"{at!r} does not yield one tensor of (N, C, H, W), (N, T, C) or (N, C)"
+        )
+    return tuple(features.shape[1:])
+
+
+def _head(shape: tuple[int, ...], classes: int, exit_at: ExitAt, field: str) -> ExitHead:
+    try:
+        return ExitHead(shape, classes, exit_at.head)
+    except ValueError as exc:
+        raise CannotAttach(f"{field}.head", f"of {exit_at.at!r}: {exc}") from exc
+
+
+def _codec(shape: tuple[int, ...], spec: CodecSpec, at: str, field: str) -> WireCodec:
+    if len(shape) != 3:
+        raise CannotAttach(field, f"takes (C, H, W) features, but {at!r} yields {shape} a sample")
+    if any(size % spec.stride for size in shape[1:]):
+        raise CannotAttach(
+            f"{field}.stride", f"{spec.stride} does not divide the {shape[1:]} features of {at!r}"
+        )
+    return WireCodec(shape[0], spec)
+
+
 def attach(
     backbone: nn.Module,
     exits: Sequence[ExitAt],
@@ -151,15 +185,17 @@ def attach(
     """The backbone with heads and codecs at the named submodules, in the order in which they run.
 
     image_shape: (H, W, C). A dry run on one black image finds each head's width and the number of
-    classes. Raises ValueError, naming the submodule, where it does not exist, does not run exactly
-    once and in the order given, or yields anything but one (N, C, H, W) tensor. Example:
+    classes. A submodule may yield (N, C, H, W), which is what a codec needs, tokens (N, T, C) or
+    vectors (N, C). Raises CannotAttach, a ValueError that names the submodule, where it does not
+    exist, does not run exactly once and in the order given, yields anything but one such tensor, or
+    one that its head or codec cannot take. Example:
 
         attach(network, [ExitAt(at="layer1", codec=CodecSpec(channels=8, bits=4))], ...)
     """
     ran: list[tuple[str, object]] = []
-    for exit_at in exits:
+    for k, exit_at in enumerate(exits):
         if exit_at.at not in dict(backbone.named_modules()):
-            raise ValueError(f"exits.at: the network has no submodule {exit_at.at!r}")
+            raise CannotAttach(f"exits.{k}.at", f"the network has no submodule {exit_at.at!r}")
     handles = [
         backbone.get_submodule(exit_at.at).register_forward_hook(
             lambda _module, _inputs, output, at=exit_at.at: ran.append((at, output))
@@ -175,19 +211,14 @@ def attach(
 
     wanted, order = [exit_at.at for exit_at in exits], [at for at, _ in ran]
     if order != wanted:
-        raise ValueError(f"exits.at: given as {wanted}, but one pass runs {order}")
+        raise CannotAttach("exits.at", f"given as {wanted}, but one pass runs {order}")
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ValueError("backbone: its output is not one (N, classes) tensor")
+        raise CannotAttach("backbone", "its output is not one (N, classes) tensor")
     heads, codecs = [], {}
     for k, (exit_at, (_, features)) in enumerate(zip(exits, ran, strict=True)):
-        if not isinstance(features, Tensor) or features.ndim != 4:
-            raise ValueError(f"exits.at: {exit_at.at!r} does not yield one (N, C, H, W) tensor")
-        heads.append(ExitHead(features.shape[1], logits.shape[1], exit_at.head))
+        field = f"exits.{k}"
+        shape = _shape_per_sample(features, exit_at.at, f"{field}.at")
+        heads.append(_head(shape, logits.shape[1], exit_at, field))
         if exit_at.codec is not None:
-            if any(size % exit_at.codec.stride for size in features.shape[2:]):
-                raise ValueError(
-                    f"codec.stride: {exit_at.codec.stride} does not divide the "
-                    f"{tuple(features.shape[2:])} features of {exit_at.at!r}"
-                )
-            codecs[k + 1] = WireCodec(features.shape[1], exit_at.codec)
+            codecs[k + 1] = _codec(shape, exit_at.codec, exit_at.at, f"{field}.codec")
     return ExitNetwork(backbone, exits, heads, codecs, prepare)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from os import devnull
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,29 @@ class StageOutputs(NamedTuple):
     boundary: tuple[NDArray[Any], ...]
 
 
+def open_session(bundle: Bundle, stage: int, *, threads: int = 1) -> ort.InferenceSession:
+    """A session on a stage, opened from the bytes whose hash was checked, with the manifest's tensors.
+
+    Raises InvalidBundle naming the file where the stage is not held, is no model that is whole in its one file, or
+    is not what the manifest says.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Weights in a file beside the model would be bytes that nobody hashed; in this folder there is no file.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", devnull
+    )
+    content = bundle.stage_bytes(stage)
+    try:
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # onnxruntime's errors have no common base below Exception
+        raise InvalidBundle(str(bundle.stage_path(stage)), "onnxruntime cannot open it") from exc
+    check_stage(bundle.manifest, stage, session.get_inputs(), session.get_outputs())
+    return session
+
+
 class StageRunner:
     """Opens the named stages of a bundle and runs batches through them, one at a time.
 
@@ -29,21 +53,7 @@ class StageRunner:
 
     def __init__(self, bundle: Bundle, stages: Iterable[int], *, threads: int = 1) -> None:
         self._manifest = bundle.manifest
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._sessions: dict[int, ort.InferenceSession] = {}
-        for stage in stages:
-            path = bundle.stage_path(stage)
-            try:
-                session = ort.InferenceSession(
-                    str(path), options, providers=["CPUExecutionProvider"]
-                )
-            except Exception as exc:  # onnxruntime's errors have no common base below Exception
-                raise InvalidBundle(str(path), "onnxruntime cannot open it") from exc
-            check_stage(bundle.manifest, stage, session.get_inputs(), session.get_outputs())
-            self._sessions[stage] = session
+        self._sessions = {stage: open_session(bundle, stage, threads=threads) for stage in stages}
 
     @property
     def stages(self) -> tuple[int, ...]:

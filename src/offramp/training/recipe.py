@@ -12,6 +12,7 @@ from offramp.errors import InvalidSettings
 from offramp.models import CodecSpec, ExitAt, HeadSpec
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
+_Size = Annotated[int, Field(ge=1)]
 
 
 class Data(BaseModel):
@@ -30,8 +31,8 @@ class Backbone(BaseModel):
 
     model_config = _STRICT
     stem: Annotated[int, Field(ge=1)] = 16
-    widths: tuple[int, ...] = (32, 64, 96, 96, 128)
-    strides: tuple[int, ...] = (2, 2, 1, 1, 2)
+    widths: Annotated[tuple[_Size, ...], Field(min_length=1)] = (32, 64, 96, 96, 128)
+    strides: Annotated[tuple[_Size, ...], Field(min_length=1)] = (2, 2, 1, 1, 2)
 
 
 class Exit(BaseModel):
@@ -92,10 +93,10 @@ class Recipe(BaseModel):
 def read_recipe(path: Path) -> Recipe:
     """The recipe of a TOML file. Raises InvalidSettings naming the file and the key."""
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text()))
+        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as exc:
         raise InvalidSettings(str(path), f"cannot be read: {exc.strerror}") from exc
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise InvalidSettings(str(path), str(exc)) from exc
     except ValidationError as exc:
         first = exc.errors()[0]

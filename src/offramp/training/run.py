@@ -1,6 +1,7 @@
 """A run: a folder that holds a recipe, its checkpoints, its log, and what made it.
 
     recipe.toml --train--> RUN/recipe.toml               the same
+                           RUN/commands.txt              what was called: the first, then resumptions
                            RUN/metrics.csv               loss and accuracy per exit, a line an epoch
                            RUN/checkpoints/last.ckpt     to resume from, written every epoch
                            RUN/provenance.json           what made it, written at its end
@@ -13,9 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import shlex
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,8 +29,8 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from offramp import data
 from offramp.data import ImageSet, hold_out
-from offramp.errors import InvalidInput
-from offramp.models import ExitNetwork, Preparation, SmallResNet, attach
+from offramp.errors import InvalidInput, InvalidSettings
+from offramp.models import CannotAttach, ExitNetwork, Preparation, SmallResNet, attach
 from offramp.training.batches import Batches
 from offramp.training.callbacks import EpochLog, Progress, SetEpoch, StopAfter
 from offramp.training.module import JointTraining
@@ -76,6 +75,7 @@ def build_network(
     """The untrained network of a recipe, for (H, W, C) images.
 
     The images are normalised by mean and std per channel, of values in [0, 1]; by default 0 and 1.
+    Raises CannotAttach where the recipe's exits do not fit its backbone.
     """
     channels = image_shape[2]
     network = attach(
@@ -113,14 +113,29 @@ def _prepare_folder(recipe_path: Path, out: Path, *, resume: bool) -> Path | Non
     if not resume:
         if checkpoint.exists():
             raise InvalidInput("--out", f"{out} holds a run; --resume goes on with it")
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(recipe_path, out / "recipe.toml")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(recipe_path, out / "recipe.toml")
+        except shutil.SameFileError as exc:
+            message = f"{out} holds the recipe itself; --resume makes the run there"
+            raise InvalidInput("--out", message) from exc
+        except OSError as exc:
+            raise InvalidInput("--out", f"{out} cannot be written: {exc.strerror}") from exc
         return None
     if (out / "provenance.json").exists():
         raise InvalidInput("--resume", f"{out} is finished")
     if read_recipe(out / "recipe.toml") != read_recipe(recipe_path):
         raise InvalidInput("--resume", f"{out} was made by another recipe")
     return checkpoint if checkpoint.exists() else None
+
+
+def _record_command(out: Path, command: str, *, resume: bool) -> dict[str, Any]:
+    """What the provenance says of the calls that made a run, this one included."""
+    path = out / "commands.txt"
+    earlier = path.read_text().splitlines() if resume and path.exists() else []
+    first, *resumptions = commands = [*earlier, command]
+    path.write_text("".join(f"{line}\n" for line in commands))
+    return {"command": first} | ({"resumed": resumptions} if resumptions else {})
 
 
 def train(
@@ -131,20 +146,26 @@ def train(
     resume: bool = False,
     precision: Precision = "bf16-mixed",
     stop_after: int | None = None,
+    command: str = "",
 ) -> dict[str, float] | None:
     """Train as the recipe says; `out` then holds the run. Scores of each exit on the part held out.
 
     resume: go on from the run's last checkpoint, which every epoch writes. stop_after: end after
     that many epochs of this call, to be resumed; the run is unfinished then, and the result None.
+    command: what called this, for the provenance; a resumed run keeps the first.
     Raises InvalidInput where `out` holds a run and is not to be resumed, is to be and is finished,
-    or was made by another recipe.
+    or was made by another recipe; InvalidSettings where the recipe's exits do not fit its backbone.
     """
     recipe = read_recipe(recipe_path)
     checkpoint = _prepare_folder(recipe_path, out, resume=resume)
+    commands = _record_command(out, command, resume=resume)
     torch.manual_seed(recipe.seed)
     kept, held = _split(recipe, folder)
     mean, std = _normalisation(kept)
-    network = build_network(recipe, kept.image_shape, len(kept.classes), mean=mean, std=std)
+    try:
+        network = build_network(recipe, kept.image_shape, len(kept.classes), mean=mean, std=std)
+    except CannotAttach as exc:
+        raise InvalidSettings(f"{recipe_path}: {exc.field}", exc.message) from exc
     batches = Batches(kept, recipe.optimiser.batch, augment=recipe.data, seed=recipe.seed)
     if len(batches) == 0:
         raise InvalidInput("optimiser.batch", f"{recipe.optimiser.batch} of {len(kept)} images")
@@ -177,7 +198,7 @@ def train(
         return None
     figures = trainer.callback_metrics.items()
     scores = {k: round(float(v), 4) for k, v in sorted(figures) if k.startswith("validation/")}
-    provenance = _provenance(recipe, kept, len(held), precision) | {"scores": scores}
+    provenance = commands | _provenance(recipe, kept, len(held), precision) | {"scores": scores}
     (out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     return scores
 
@@ -186,7 +207,6 @@ def _provenance(
     recipe: Recipe, images: ImageSet, held_count: int, precision: Precision
 ) -> dict[str, Any]:
     return {
-        "command": shlex.join(["offramp", *sys.argv[1:]]),
         "recipe": recipe.model_dump(mode="json"),
         "seed": recipe.seed,
         "precision": precision,

@@ -1,4 +1,9 @@
-"""An image as bytes: PNG, JPEG or WebP, opened only after its header agrees with the manifest."""
+"""An image as bytes: PNG, JPEG or WebP, decoded only after its header agrees with the manifest.
+
+Pillow reads the header of a PNG or JPEG when it opens it, and allocates pixels when they are asked
+for. Its WebP plugin makes the decoder, with room for the whole canvas, when it opens the file; so
+WebP's size is read here, before Pillow sees the bytes.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,27 @@ from offramp.errors import InvalidInput
 
 MEDIA_TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 _MODES = {1: "L", 3: "RGB"}
+# Pillow's modes of grey, palette and RGB. Others (16-bit grey, CMYK, ...) would be clipped or guessed.
+_ACCEPTED = ("1", "L", "LA", "P", "RGB", "RGBA")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(width, height) as a WebP's first chunk says; ValueError where there is none.
+
+    Source: RFC 9649, sections 2.7 (VP8X) and 3.4 (VP8L); RFC 6386, section 9.1 (VP8).
+    """
+    form, kind, chunk = data[:4] + data[8:12], data[12:16], data[20:30]
+    if form == b"RIFFWEBP" and len(chunk) == 10:
+        if kind == b"VP8X":
+            width, height = (int.from_bytes(chunk[k : k + 3], "little") for k in (4, 7))
+            return width + 1, height + 1
+        if kind == b"VP8L" and chunk[0] == 0x2F:
+            bits = int.from_bytes(chunk[1:5], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        if kind == b"VP8 " and chunk[3:6] == b"\x9d\x01\x2a":
+            width, height = (int.from_bytes(chunk[k : k + 2], "little") for k in (6, 8))
+            return width & 0x3FFF, height & 0x3FFF
+    raise ValueError("no WebP header")
 
 
 def _open(data: bytes, media_type: str) -> Image.Image:
@@ -22,13 +48,18 @@ def _open(data: bytes, media_type: str) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=[MEDIA_TYPES[media_type]])
 
 
+def _size(data: bytes, media_type: str) -> tuple[int, int]:
+    return _webp_size(data) if media_type == "image/webp" else _open(data, media_type).size
+
+
 def decode_image(
     data: bytes, media_type: str, shape: tuple[int, ...], field: str
 ) -> NDArray[np.uint8]:
     """The (H, W, C) uint8 pixels of an encoded image, converted to grey (C = 1) or RGB (C = 3).
 
-    Raises InvalidInput naming `field` where the media type is unknown, the image is of another size
-    than `shape` (seen from its header, before pixels are allocated), truncated or otherwise broken.
+    An alpha channel is dropped, whatever it hides. Raises InvalidInput naming `field` where the
+    media type is unknown, the image is of another size than `shape` (seen from its header, before
+    pixels are allocated), neither grey, RGB nor a palette of 8 bits, truncated or otherwise broken.
     """
     if media_type not in MEDIA_TYPES:
         raise InvalidInput(
@@ -40,18 +71,23 @@ def decode_image(
         )
     height, width, channels = shape
     try:
-        image = _open(data, media_type)
-        if image.size != (width, height):
+        found = _size(data, media_type)
+        if found != (width, height):
             raise InvalidInput(
-                field, f"an image of {image.width}x{image.height} pixels, not {width}x{height}"
+                field, f"an image of {found[0]}x{found[1]} pixels, not {width}x{height}"
+            )
+        image = _open(data, media_type)
+        if image.mode not in _ACCEPTED:
+            raise InvalidInput(
+                field, f"an image of mode {image.mode!r}, not one of {', '.join(_ACCEPTED)}"
             )
         image.verify()  # a PNG's checksums and end, which decoding alone does not look at
         image = _open(data, media_type)  # for verify() leaves nothing to decode
-        pixels = np.asarray(image.convert(_MODES[channels]))
+        image.info.pop("transparency", None)  # alpha of a palette or one colour, dropped too
+        return np.asarray(image.convert(_MODES[channels])).reshape(shape)
     # Pillow's decoders raise SyntaxError, ValueError and EOFError beside OSError on broken files.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as exc:
         raise InvalidInput(field, f"is no readable {MEDIA_TYPES[media_type]} image") from exc
-    return pixels.reshape(shape)
 
 
 def encode_image(pixels: NDArray[np.uint8], media_type: str, *, quality: int = 75) -> bytes:
