@@ -55,8 +55,9 @@ def _draw_bytes(axes: Axes, results: Mapping[str, ArmResult]) -> None:
         axes.annotate(
             TITLES[name],
             (overall.bytes_up, 100 * overall.accuracy),
-            xytext=(6, 5),
+            xytext=(0, -14) if name == "three_tier" else (0, 8),
             textcoords="offset points",
+            ha="left" if overall.bytes_up < 10 else "right" if name == "plain_split" else "center",
             fontsize=8,
             color=colour,
         )
