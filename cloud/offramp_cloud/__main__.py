@@ -14,7 +14,7 @@ class CloudSettings(TierSettings):
 
     listen: Address = "0.0.0.0:7103"
     metrics: Address = "0.0.0.0:9103"
-    plan: PlanSettings = PlanSettings(last_stage=2)
+    plan: PlanSettings = PlanSettings()
     uplink: None = None
 
 

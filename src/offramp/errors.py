@@ -6,6 +6,7 @@ OfframpError
 │   └── InvalidBundle     a bundle's file or manifest
 ├── BundleMismatch        a network or policy that this tier does not hold
 ├── TierUnavailable       no tier above can take the sample; `reason` says why
+├── TierFailed            a tier failed at the sample, through no fault of the caller's
 └── DeadlineExceeded      the time left ran out before any answer
 
 No transport code appears here; `offramp.rpc.status` holds the one table that translates to gRPC and
@@ -14,13 +15,20 @@ back.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 DegradedReason = Literal["unreachable", "deadline", "overloaded", "mismatch", "policy", "brownout"]
 
 
 class OfframpError(Exception):
-    """The root: everything that offramp raises on purpose."""
+    """The root: everything that offramp raises on purpose.
+
+    bytes_up, bytes_down: where a hop ended in this error, what it had moved by then.
+    """
+
+    bytes_up: float = 0.0
+    bytes_down: float = 0.0
 
 
 class InvalidInput(OfframpError):
@@ -41,13 +49,18 @@ class InvalidBundle(InvalidInput):
 
 
 class BundleMismatch(OfframpError):
-    """This tier does not hold the network or policy that a sample names; `held` are those."""
+    """A tier does not hold the network or policy that a sample names; `message` lists those that it holds."""
 
-    def __init__(self, field: str, wanted: str, held: tuple[str, ...]) -> None:
-        super().__init__(f"{field}: {wanted or '(none)'} is not held here; held: {', '.join(held)}")
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
         self.field = field
-        self.wanted = wanted
-        self.held = held
+        self.message = message
+
+    @classmethod
+    def of(cls, field: str, wanted: str, held: Mapping[str, str]) -> BundleMismatch:
+        """What is wanted is none of those held (name to id)."""
+        these = ", ".join(f"{name} ({identifier})" for name, identifier in held.items())
+        return cls(field, f"{wanted} is not held here; held: {these}")
 
 
 class TierUnavailable(OfframpError):
@@ -56,6 +69,15 @@ class TierUnavailable(OfframpError):
     def __init__(self, reason: DegradedReason, message: str) -> None:
         super().__init__(message)
         self.reason: DegradedReason = reason
+
+
+class TierFailed(OfframpError):
+    """A tier failed at a sample and says no more than this; `field` may be empty."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+        self.message = message
 
 
 class DeadlineExceeded(OfframpError):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.serving.tiers import eventually, running, scrape
@@ -15,10 +16,11 @@ from tests.serving.wire import calling, sample, tensors
 
 from offramp.bundle import load_bundle
 from offramp.errors import DeadlineExceeded, InvalidInput
-from offramp.rpc import Origin, Sample, SampleId, Tier
+from offramp.rpc import Origin, Sample, SampleId, TensorBytes, Tier
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.batching import Batcher
-from offramp.serving.work import Work
+from offramp.serving.runner import StageRunner
+from offramp.serving.work import Work, run_stage
 from offramp.telemetry import TierMetrics
 
 LATER = float("inf")
@@ -30,19 +32,21 @@ class GatedStages:
     def __init__(self) -> None:
         self.batches: list[tuple[int, list[int]]] = []
         self.gate = threading.Event()
-        self.fails = False
+        self.fails = self.forgets = False
 
-    def __call__(self, stage: int, works: Sequence[Work]) -> list[InvalidInput | None]:
+    def __call__(self, stage: int, works: Sequence[Work]) -> list[Exception | None]:
         self.batches.append((stage, [work.sample.id.sequence for work in works]))
         assert self.gate.wait(20)
         if self.fails:
             raise RuntimeError("the runtime broke")
+        if self.forgets:
+            return []
         return [InvalidInput("payload", "odd") if w.boundary == 7 else None for w in works]
 
 
 @asynccontextmanager
 async def batching(stages: GatedStages, most: int) -> AsyncIterator[Batcher]:
-    batcher = Batcher(stages, most=most, metrics=TierMetrics("cloud", [0, 1], [0, 1]))
+    batcher = Batcher(stages, most=most, metrics=TierMetrics("cloud", [0, 1]))
     batcher.start()
     try:
         yield batcher
@@ -126,6 +130,37 @@ async def test_an_error_is_of_one_sample_and_a_fault_of_its_batch(works: list[Wo
             await batcher.advance(works[3], 0, LATER)
         stages.fails = False
         await batcher.advance(works[4], 0, LATER)
+
+
+async def test_a_fault_in_decoding_one_payload_is_of_that_sample_alone(scores: Path) -> None:
+    bundle = load_bundle(scores)
+    origin, policy = Origin("test", 1), bundle.manifest.policies[0]
+    payloads: list[Any] = [(TensorBytes(SURE_AT[0].tobytes()),), (None,)]
+    batch = [
+        Work(
+            Sample(
+                id=SampleId(origin, k), boundary=0, network="", policy="", deadline=0, payload=one
+            ),
+            policy,
+            boundary=0,
+        )
+        for k, one in enumerate(payloads)
+    ]
+    sound, faulty = run_stage(StageRunner(bundle, [0], threads=1), bundle.manifest, 0, batch)
+    assert sound is None
+    assert isinstance(faulty, AttributeError)
+    assert batch[0].best is not None
+
+
+async def test_a_fault_in_settling_a_batch_is_not_the_end_of_batches(works: list[Work]) -> None:
+    stages = GatedStages()
+    stages.gate.set()
+    async with batching(stages, most=4) as batcher:
+        stages.forgets = True
+        with pytest.raises(ValueError, match="zip"):
+            await batcher.advance(works[0], 0, LATER)
+        stages.forgets = False
+        await batcher.advance(works[1], 0, LATER)
 
 
 async def test_closing_leaves_nobody_waiting(works: list[Work]) -> None:

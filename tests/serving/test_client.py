@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.serving.tiers import Program, running
+from tests.serving.tiers import Program, eventually, running
 from tests.serving.toy import SURE_AT
-from tests.serving.wire import ScriptedTier, scripted
+from tests.serving.wire import ScriptedTier, answer, scripted
 
 from offramp.client import AsyncClient, Client
-from offramp.errors import DeadlineExceeded, InvalidInput, TierUnavailable
+from offramp.errors import BundleMismatch, DeadlineExceeded, InvalidInput, TierUnavailable
 from offramp.rpc import Answer, EncodedImage, Tier
 
 NOWHERE = "127.0.0.1:1"
@@ -39,6 +42,55 @@ def test_a_few_lines_of_python_are_enough(cloud: Program, tmp_path: Path) -> Non
         from_bytes = client.infer(EncodedImage(file.read_bytes(), "image/png"))
     assert [a.label for a in (from_pixels, from_file, from_bytes)] == [1, 1, 1]
     assert from_pixels.confidence == from_file.confidence == from_bytes.confidence
+
+
+def test_a_path_may_be_text_and_anything_else_is_refused(cloud: Program, tmp_path: Path) -> None:
+    file = tmp_path / "fox.png"
+    Image.fromarray(SURE_AT[1][..., 0]).save(file)
+    wrong: list[Any] = [b"bytes", None, [[1]], np.array(["a"]), np.array([None]), "a\0.png"]
+    with Client(cloud.listen) as client:
+        assert client.infer(str(file)).label == 1
+        for image in wrong:
+            with pytest.raises(InvalidInput, match=r"no array of numbers|is no path"):
+                client.infer(image)
+
+
+async def test_reading_a_file_is_within_the_deadline_and_off_the_loop(tmp_path: Path) -> None:
+    pipe = tmp_path / "slow.png"
+    os.mkfifo(pipe)
+    async with AsyncClient(NOWHERE) as client:
+        with pytest.raises(DeadlineExceeded, match=r"was not read within 0\.2 s"):
+            await client.infer(pipe, deadline_s=0.2)
+    pipe.open("wb").close()  # lets go of the thread that reads
+
+
+async def test_more_in_flight_than_credits_wait_for_room() -> None:
+    tier = ScriptedTier(lambda _: answer(), credits_=2)
+    async with scripted(tier) as address, AsyncClient(address) as client:
+        images = [SURE_AT[0]] * 40
+        outcomes = [t.outcome async for t in client.infer_many(images, in_flight=8)]
+    assert [type(outcome) for outcome in outcomes] == [Answer] * 40
+
+
+async def test_no_room_within_the_deadline_is_overloaded() -> None:
+    tier = ScriptedTier(lambda _: None, credits_=1)
+    async with scripted(tier) as address, AsyncClient(address) as client:
+        first = asyncio.create_task(client.infer(SURE_AT[0]))
+        await eventually(lambda: tier.samples)
+        with pytest.raises(TierUnavailable, match="no room") as failure:
+            await client.infer(SURE_AT[0], deadline_s=0.1)
+        tier.answer(tier.samples[0])
+        await first
+    assert failure.value.reason == "overloaded"
+
+
+def test_a_policy_that_is_not_held_names_those_that_are(cloud: Program) -> None:
+    with Client(cloud.listen, policy="bold") as client:
+        held = [f"{p.name} ({p.id})" for p in client.describe().networks[0].policies]
+        with pytest.raises(BundleMismatch) as failure:
+            client.infer(SURE_AT[0])
+    assert failure.value.field == "policy"
+    assert str(failure.value) == f"policy: bold is not held here; held: {', '.join(held)}"
 
 
 async def test_the_blocking_client_and_the_other_agree(cloud: Program) -> None:
@@ -82,7 +134,7 @@ async def test_no_more_are_under_way_than_asked_for(scores: Path) -> None:
 
 
 def test_one_mistake_among_many_is_the_outcome_of_its_index(cloud: Program) -> None:
-    images = [SURE_AT[0], np.zeros((2, 2, 1), np.uint8), Path("missing.png"), SURE_AT[2]]
+    images: list[Any] = [SURE_AT[0], np.zeros((2, 2, 1), np.uint8), Path("missing.png"), SURE_AT[2]]
     with Client(cloud.listen) as client:
         outcomes = {t.index: t.outcome for t in client.infer_many(images)}
     kinds = Counter(type(outcome).__name__ for outcome in outcomes.values())

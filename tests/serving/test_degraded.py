@@ -62,6 +62,7 @@ async def test_a_slow_tier_above_costs_the_depth_and_not_the_deadline(scores: Pa
         given = await client.infer(UNSURE, deadline_s=1.0)  # raises if it comes too late
         await eventually(lambda: cloud.cancels)
     assert (given.exit, given.degraded) == (0, "deadline")
+    assert given.trail[0].bytes_up == cloud.requests[0].ByteSize() + 5  # sent in vain, but sent
     assert cloud.cancels == [one.id.sequence for one in cloud.samples]
     assert 0 < cloud.samples[0].time_left_us <= 500_000
 
@@ -90,6 +91,30 @@ async def test_a_refusal_from_above_becomes_the_reason_of_a_degraded_answer(
     assert (given.exit, given.degraded) == (0, reason)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+    ],
+)
+async def test_a_tier_without_a_stage_passes_the_refusal_on(
+    scores: Path, code: grpc.StatusCode
+) -> None:
+    cloud = ScriptedTier(lambda _: refusal(code))
+    async with (
+        scripted(cloud) as address,
+        running(Tier.FOG, scores, -1, address) as fog,
+        calling(fog.listen) as caller,
+    ):
+        await caller.say(sample(1, UNSURE))
+        assert await caller.status(1) == (code.name, "")
+
+
 async def test_credits_used_up_mean_overloaded_at_once(scores: Path) -> None:
     cloud = ScriptedTier(lambda _: None, credits_=1)
     async with (
@@ -116,6 +141,31 @@ async def test_a_full_tier_refuses_at_once_and_the_tier_below_answers(scores: Pa
         await eventually(lambda: cloud.samples)
         await caller.say(sample(2, UNSURE))
         assert await caller.status(2) == ("RESOURCE_EXHAUSTED", "")
+
+
+async def test_a_boundary_too_large_for_the_tier_above_is_a_mismatch_in_its_own_words(
+    scores: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud = ScriptedTier(lambda _: answer(), message_bytes=1025)
+    async with (
+        scripted(cloud) as address,
+        running(Tier.DEVICE, scores, 0, address) as device,
+        running(Tier.DEVICE, scores, -1, address) as passing,
+        AsyncClient(device.listen) as client,
+        AsyncClient(passing.listen) as other,
+    ):
+        given = [await client.infer(UNSURE) for _ in range(2)]
+        passed = await other.infer(UNSURE)
+    assert [(a.exit, a.degraded, a.trail[0].bytes_up) for a in (*given, passed)] == [
+        (0, "mismatch", 0)
+    ] * 3
+    assert cloud.samples == []
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warnings == [
+        "the next tier cannot take what this one hands on: payload: "
+        f"{size} bytes, over the limit of 1 in a message"
+        for size in (4, 16)
+    ]
 
 
 async def test_another_network_above_is_a_mismatch(scores: Path, raw: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.serving.toy import SURE_AT
 from tests.serving.wire import NAMES, Caller, calling, sample, tensors
 
 from offramp.client import AsyncClient
-from offramp.errors import InvalidInput, TierUnavailable
+from offramp.errors import InvalidInput
 from offramp.rpc import EncodedImage, StreamOptions, Tier
 from offramp.rpc.v1 import tier_pb2 as pb
 
@@ -126,6 +127,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "INVALID_ARGUMENT",
         "exit_state",
     ),
+    "traceparent of no version": (
+        {"payload": tensors(SIXTEEN), "traceparent": bytes(65)},
+        "INVALID_ARGUMENT",
+        "traceparent",
+    ),
     "unknown network": (
         {"payload": tensors(SIXTEEN), "network": 1},
         "FAILED_PRECONDITION",
@@ -191,7 +197,7 @@ async def test_a_network_that_is_not_held_is_told_those_that_are(scores: Path) -
         await caller.say(names=MORE_NAMES)
         (result,) = await caller.ask(sample(1, SURE_AT[0], network=1))
     assert "0" * 64 in result.status.message
-    assert cloud.engine.bundle.digest in result.status.message
+    assert f"scores ({cloud.engine.bundle.digest})" in result.status.message
 
 
 async def test_an_id_that_is_under_way_is_refused(scores: Path) -> None:
@@ -222,6 +228,25 @@ async def test_a_cancel_of_nothing_is_nothing(scores: Path) -> None:
         await caller.say(cancels=[pb.SampleId(sequence=5), pb.SampleId(origin=9, sequence=5)])
         (after,) = await caller.ask(sample(1, SURE_AT[1]))
     assert after.answer.label == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        (pb.Name(origin=pb.Origin(device="d" * 257)), "names.origin.device"),
+        (pb.Name(network="n" * 129), "names.network"),
+        (pb.Name(policy="é" * 65), "names.policy"),
+    ],
+)
+async def test_a_name_too_long_ends_the_stream_by_its_field(
+    scores: Path, name: pb.Name, field: str
+) -> None:
+    async with running(Tier.CLOUD, scores, 2) as cloud, calling(cloud.listen) as caller:
+        await caller.say(names=[name])
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await caller.result(1)
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in failure.value.details()
 
 
 async def test_names_without_sense_end_the_stream_once_what_was_accepted_is_answered(
@@ -256,23 +281,41 @@ async def test_a_raw_network_takes_numbers_and_neither_nan_nor_images(raw: Path)
         assert ((await caller.result(5)).answer.label, caller.results[5].answer.exit) == (0, 1)
 
 
-async def test_a_message_over_the_tiers_limit_ends_the_stream_and_no_more(scores: Path) -> None:
+async def test_a_payload_over_the_tiers_limit_is_refused_before_it_is_sent(scores: Path) -> None:
     limits = {"message_bytes": 4096}
     large = EncodedImage(bytes(10_000), "image/png")
     async with running(Tier.CLOUD, scores, 2, limits=limits) as cloud:
         async with AsyncClient(cloud.listen) as client:
-            with pytest.raises(TierUnavailable, match="RESOURCE_EXHAUSTED") as failure:
-                await client.infer(large)
-            assert failure.value.reason == "overloaded"
-            assert (await client.infer(SURE_AT[1])).label == 1
-        options = StreamOptions(message_bytes=4096)
+            first, second, third = await asyncio.gather(
+                client.infer(SURE_AT[0]),
+                client.infer(large),
+                client.infer(SURE_AT[1]),
+                return_exceptions=True,
+            )
+            assert isinstance(second, InvalidInput)
+            assert second.field == "payload"
+            assert [first.label, third.label] == [0, 1]  # type: ignore[union-attr]
+        options = StreamOptions(message_bytes=2048)  # this side's own limit is the smaller one
         async with AsyncClient(cloud.listen, options=options) as client:
-            with pytest.raises(InvalidInput, match="payload: 10000 bytes"):
-                await client.infer(large)
+            with pytest.raises(InvalidInput, match="over the limit of 1024"):
+                await client.infer(EncodedImage(bytes(2000), "image/png"))
             assert (await client.infer(SURE_AT[1])).label == 1
+
+
+async def test_a_message_over_the_tiers_limit_ends_the_stream_and_no_more(scores: Path) -> None:
+    limits = {"message_bytes": 4096}
+    async with running(Tier.CLOUD, scores, 2, limits=limits) as cloud:
+        async with calling(cloud.listen) as caller:  # one that ignores what the tier told it
+            await caller.say(sample(1, payload=image(bytes(10_000))))
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await caller.result(1)
+            assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         async with grpc.aio.insecure_channel(cloud.listen) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as unary:
                 await Caller(channel).stub.Infer(
                     pb.Request(samples=[sample(1, payload=image(bytes(10_000)))])
                 )
         assert unary.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        async with calling(cloud.listen) as caller:
+            (after,) = await caller.ask(sample(1, SURE_AT[1]))
+            assert after.answer.label == 1

@@ -6,8 +6,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import get_args
 
+import grpc
 from tests.serving.tiers import running, scrape
 from tests.serving.toy import SURE_AT, pixels
+from tests.serving.wire import ScriptedTier, refusal, scripted
 
 from offramp.client import AsyncClient
 from offramp.errors import DegradedReason
@@ -82,3 +84,32 @@ async def test_counts_are_those_of_what_happened(scores: Path) -> None:
         "fog": 0,
         "cloud": 0,
     }
+
+
+async def test_a_hop_that_was_not_made_is_not_timed(scores: Path) -> None:
+    async with (
+        running(Tier.DEVICE, scores, 0, "127.0.0.1:1", connected=False) as device,
+        AsyncClient(device.listen) as client,
+    ):
+        assert (await client.infer(SURE_AT[2])).degraded == "unreachable"
+        assert scrape(device.metrics)["offramp_hop_seconds_count", ""] == 0
+
+
+async def test_trail_and_metrics_agree_on_the_bytes_of_a_hop_in_vain(scores: Path) -> None:
+    above = ScriptedTier(lambda _: refusal(grpc.StatusCode.RESOURCE_EXHAUSTED))
+    async with (
+        scripted(above) as address,
+        running(Tier.DEVICE, scores, 0, address) as device,
+        AsyncClient(device.listen) as client,
+    ):
+        before = scrape(device.metrics)
+        (leg,) = (await client.infer(SURE_AT[2])).trail
+        seen = scrape(device.metrics)
+    moved = {
+        direction: seen[key] - before[key]
+        for direction in ("up", "down")
+        if (key := ("offramp_wire_bytes_total", f'direction="{direction}",side="upstream"'))
+    }
+    assert {"up": leg.bytes_up, "down": leg.bytes_down} == moved
+    assert min(moved.values()) > 0
+    assert seen["offramp_hop_seconds_count", ""] == 1

@@ -70,6 +70,19 @@ def test_settings_that_do_not_fit_the_bundle(scores: Path, tmp_path: Path) -> No
     )
 
 
+def test_the_cloud_ends_at_the_last_stage_of_whichever_bundle(scores: Path, raw: Path) -> None:
+    for bundle, said in ((scores, "stages [0, 1, 2] up to 2"), (raw, "stages [0, 1] up to 1")):
+        assert said in run("cloud", "--bundle", str(bundle), "--check-config").stdout
+    flags = ("--bundle", str(scores), "--check-config")
+    assert "up to 1" in run("cloud", *flags, OFFRAMP_CLOUD_PLAN__LAST_STAGE="1").stdout
+    assert mistake("cloud", *flags, "--plan.last_stage", "-2").startswith("--plan.last_stage: ")
+
+
+def test_a_keepalive_that_a_tier_would_not_bear_is_refused(scores: Path) -> None:
+    line = mistake("fog", "--bundle", str(scores), "--uplink.keepalive_s", "1")
+    assert line.startswith("--uplink.keepalive_s: ")
+
+
 def test_settings_that_are_none(scores: Path, tmp_path: Path) -> None:
     bundle = ("--bundle", str(scores), "--check-config")
     (tmp_path / "bad.toml").write_text("bundle = 'b'\nbundel = 'c'\n")
@@ -139,6 +152,8 @@ def test_health_is_asked_by_the_program_itself(scores: Path, start: Callable[...
     cloud = start("cloud", scores)
     flags = ("--bundle", str(scores), "--listen", cloud.listen)
     assert run("cloud", *flags, "--health").returncode == 0
+    proxy = "http://127.0.0.1:9"  # where nothing listens
+    assert run("cloud", *flags, "--health", http_proxy=proxy).returncode == 0
     assert cloud.stop() == 0
     assert run("cloud", *flags, "--health").returncode == 1
 

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.serving.tiers import eventually, running, scrape
 from tests.serving.toy import CLASSES, SURE_AT
-from tests.serving.wire import NAMES, Caller, ScriptedTier, calling, sample, scripted
+from tests.serving.wire import NAMES, Caller, ScriptedTier, answer, calling, sample, scripted
 
 from offramp.rpc import Tier
 from offramp.rpc.v1 import tier_pb2 as pb
@@ -154,6 +154,27 @@ async def test_the_deadline_of_a_unary_call_is_grpcs_own(scores: Path) -> None:
         response = await Caller(channel).stub.Infer(request, timeout=20)
         assert response.results[0].answer.degraded == pb.DEGRADED_DEADLINE
         assert above.samples[1].time_left_us <= 150_000
+
+
+async def test_a_unary_call_brings_its_trace_in_the_metadata(scores: Path) -> None:
+    above = ScriptedTier(lambda _: answer())
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with (
+        scripted(above) as address,
+        running(Tier.FOG, scores, 1, address) as fog,
+        grpc.aio.insecure_channel(fog.listen) as channel,
+    ):
+        stub = Caller(channel).stub
+        own = sample(2, SURE_AT[2], traceparent=b"its own")
+        request = pb.Request(names=NAMES, samples=[sample(1, SURE_AT[2]), own])
+        await stub.Infer(request, metadata=[("traceparent", trace)])
+        seen = {one.id.sequence: one.traceparent for one in above.samples}
+        for malformed in ("nonsense", trace.replace("00f067aa0ba902b7", "0" * 16), f"{trace}-x"):
+            request = pb.Request(names=NAMES, samples=[sample(3, SURE_AT[2])])
+            await stub.Infer(request, metadata=[("traceparent", malformed)])
+            assert above.samples[-1].traceparent == b""
+    binary = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736 00f067aa0ba902b7 01")
+    assert seen == {1: binary, 2: b"its own"}
 
 
 async def test_a_unary_call_may_have_hours(scores: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,14 +17,16 @@ from tests.serving.wire import ScriptedTier, answer, scripted
 
 from offramp.errors import DeadlineExceeded, InvalidInput, TierUnavailable
 from offramp.rpc import Origin, Sample, SampleId, StreamOptions, TensorBytes, TierStream
+from offramp.rpc.names import MOST_NAMES
 from offramp.rpc.v1 import tier_pb2 as pb
 
 NUMBERS = itertools.count()
+CALLER = Origin("caller", 1)
 
 
-def one(size: int = 4, sequence: int | None = None) -> Sample:
+def one(size: int = 4, sequence: int | None = None, origin: Origin = CALLER) -> Sample:
     return Sample(
-        id=SampleId(Origin("caller", 1), next(NUMBERS) if sequence is None else sequence),
+        id=SampleId(origin, next(NUMBERS) if sequence is None else sequence),
         boundary=0,
         network="",
         policy="",
@@ -114,6 +117,77 @@ async def test_no_message_is_over_the_limit() -> None:
     assert len(replies) == 10
     assert [len(request.samples) for request in tier.requests] == [3, 3, 3, 1]
     assert max(request.ByteSize() for request in tier.requests) <= 4096
+
+
+async def test_names_count_towards_the_limit_of_a_message() -> None:
+    tier = ScriptedTier(lambda _: answer(), credits_=50)
+    origins = [Origin("d" * 256, run) for run in range(40)]
+    async with streaming(tier, StreamOptions(message_bytes=4096)) as stream:
+        await asyncio.gather(*(asking(stream, one(origin=origin)) for origin in origins))
+    assert len(tier.samples) == 40
+    assert 3500 < max(request.ByteSize() for request in tier.requests) <= 4096
+
+
+async def test_the_smaller_of_both_limits_counts() -> None:
+    tier = ScriptedTier(lambda _: answer(), message_bytes=4096)
+    async with streaming(tier) as stream:
+        with pytest.raises(InvalidInput, match="payload: 4000 bytes, over the limit of 3072"):
+            await asking(stream, one(4000))
+        await asyncio.gather(*(asking(stream, one(1000)) for _ in range(10)))
+    assert tier.streams == 1
+    assert max(request.ByteSize() for request in tier.requests) <= 4096
+
+
+async def test_a_stream_whose_names_are_used_up_goes_on_as_another_and_loses_nothing() -> None:
+    tier = ScriptedTier(lambda _: answer(), credits_=10_000)
+    origins = [Origin("caller", run) for run in range(MOST_NAMES + 10)]
+    async with streaming(tier) as stream:
+        replies = await asyncio.gather(*(asking(stream, one(origin=o)) for o in origins))
+        assert (await asking(stream, one())).answer.label == 2
+    assert len(replies) == len(tier.samples) - 1 == MOST_NAMES + 10
+    assert tier.streams == 2
+
+
+async def test_names_that_no_peer_takes_are_refused_here() -> None:
+    tier = ScriptedTier(lambda _: answer())
+    async with streaming(tier) as stream:
+        with pytest.raises(InvalidInput, match=r"id\.origin\.device: 257 bytes"):
+            await asking(stream, one(origin=Origin("d" * 257, 1)))
+        assert (await asking(stream, one())).answer.label == 2
+    assert tier.streams == 1
+
+
+async def test_a_sample_that_was_sent_in_vain_tells_its_bytes() -> None:
+    tier = ScriptedTier(lambda _: None)
+    async with streaming(tier) as stream:
+        with pytest.raises(DeadlineExceeded) as late:
+            await asking(stream, one(), 0.1)
+        lost = asking(stream, one())
+        await eventually(lambda: len(tier.samples) == 2)
+        tier.hang_up()
+        with pytest.raises(TierUnavailable) as broken:
+            await lost
+        await stream.wait_connected(20)
+        with pytest.raises(DeadlineExceeded) as never:
+            await asking(stream, one(), -1.0)
+    assert late.value.bytes_up == tier.requests[0].ByteSize() + 5
+    assert broken.value.bytes_up > 0
+    assert never.value.bytes_up == 0
+
+
+async def test_a_tier_that_comes_back_after_a_while_is_found_within_the_backoff() -> None:
+    tier = ScriptedTier(lambda _: answer())
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    stream = TierStream(f"127.0.0.1:{port}", StreamOptions(most_backoff_s=0.5))
+    stream.start()
+    with pytest.raises(TierUnavailable):
+        await stream.wait_connected(3.0)  # gRPC's own backoff would be near 4 s by now
+    async with scripted(tier, port):
+        began = time.monotonic()
+        await stream.wait_connected(20)
+        assert time.monotonic() - began < 0.5 + 1.0  # and a second for a busy machine
+        await stream.close()
 
 
 async def test_bytes_are_shared_by_the_samples_of_a_message() -> None:

@@ -107,9 +107,13 @@ class ScriptedTier(tier_pb2_grpc.TierServicer):
     """A tier that answers each sample as its script says, keeps what it was sent, and says what it is told to."""
 
     def __init__(
-        self, script: Callable[[pb.Sample], pb.Answer | pb.Status | None], *, credits_: int = 16
+        self,
+        script: Callable[[pb.Sample], pb.Answer | pb.Status | None],
+        *,
+        credits_: int = 16,
+        message_bytes: int = 0,
     ) -> None:
-        self.script, self.credits = script, credits_
+        self.script, self.credits, self.message_bytes = script, credits_, message_bytes
         self.requests: list[pb.Request] = []
         self.opened: list[float] = []  # when each stream was
         self.is_open = True
@@ -139,8 +143,10 @@ class ScriptedTier(tier_pb2_grpc.TierServicer):
             return
         self.to_say = asyncio.Queue()
         names = [pb.Name(number=0, network="f" * 64), pb.Name(number=0, policy="e" * 64)]
-        await context.write(pb.Response(credits=self.credits, names=names))
+        limits = {"credits": self.credits, "message_bytes": self.message_bytes}
+        await context.write(pb.Response(names=names, **limits))
         reader = asyncio.create_task(self._read(requests))
+        reader.add_done_callback(lambda _: self.to_say.put_nowait(None))
         try:
             while (response := await self.to_say.get()) is not None:
                 await context.write(response)
@@ -171,11 +177,11 @@ class ScriptedTier(tier_pb2_grpc.TierServicer):
 
 
 @asynccontextmanager
-async def scripted(tier: ScriptedTier) -> AsyncIterator[str]:
-    """The address of a scripted tier that listens."""
+async def scripted(tier: ScriptedTier, port: int = 0) -> AsyncIterator[str]:
+    """The address of a scripted tier that listens, on any free port or the one given."""
     server = grpc.aio.server()
     tier_pb2_grpc.add_TierServicer_to_server(tier, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from offramp.client import Client, Timed
-from offramp.errors import InvalidInput, OfframpError
+from offramp.errors import BundleMismatch, InvalidInput, OfframpError
 from offramp.rpc import Answer
+
+_MOST_DEADLINE_S = 4000  # the wire's field holds 71 minutes
 
 
 def add(verbs: Any) -> None:
@@ -31,9 +33,18 @@ def add(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one line an image, in the order given; 2 where an image was refused, 1 where no answer came."""
+    """Print one line an image, in the order given; 2 where one was refused, 1 where no answer came.
+
+    Raises InvalidInput for a flag, and TierUnavailable where the device does not say what it holds.
+    """
+    if arguments.in_flight < 1:
+        raise InvalidInput("--in-flight", f"{arguments.in_flight} is below 1")
+    if not 0 < arguments.deadline <= _MOST_DEADLINE_S:
+        raise InvalidInput(
+            "--deadline", f"{arguments.deadline:g} is not above 0 and at most {_MOST_DEADLINE_S} s"
+        )
     with Client(arguments.device, policy=arguments.policy) as client:
-        classes = list(client.describe().networks[0].classes)
+        classes = list(client.describe(arguments.deadline).networks[0].classes)
         outcomes = client.infer_many(
             arguments.images,
             in_flight=arguments.in_flight,
@@ -49,7 +60,7 @@ def _print(arguments: argparse.Namespace, classes: Sequence[str], outcomes: Sequ
         path, outcome = arguments.images[timed.index], timed.outcome
         if isinstance(outcome, OfframpError):
             sys.stderr.write(f"offramp: {path}: {outcome}\n")
-            code = max(code, 2 if isinstance(outcome, InvalidInput) else 1)
+            code = max(code, 2 if isinstance(outcome, (InvalidInput, BundleMismatch)) else 1)
         elif arguments.json:
             sys.stdout.write(json.dumps(_as_json(path, outcome, classes, timed.latency_s)) + "\n")
         else:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.errors import InvalidInput, OfframpError
+from offramp.errors import DeadlineExceeded, InvalidInput, OfframpError
 from offramp.rpc import (
     Answer,
     EncodedImage,
@@ -29,14 +29,11 @@ from offramp.rpc import (
     TierStream,
 )
 from offramp.rpc.v1 import tier_pb2 as pb
+from offramp.wire.images import MEDIA_TYPES
 
-Image = NDArray[Any] | EncodedImage | Path
-_MEDIA_TYPES = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-}
+Image = NDArray[Any] | EncodedImage | Path | str
+_BY_SUFFIX = {f".{kind.lower()}": media_type for media_type, kind in MEDIA_TYPES.items()}
+_BY_SUFFIX[".jpg"] = _BY_SUFFIX[".jpeg"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +48,40 @@ class Timed:
 def payload_of(image: Image) -> Payload:
     """The payload of pixels (H, W, C) uint8 or a raw tensor, of an encoded image, or of the file at a path.
 
-    The tier checks dtype and shape. Raises InvalidInput where the file cannot be read or is of no known kind.
+    The tier checks dtype and shape. Raises InvalidInput for anything else, and where the file cannot be read or is of
+    no known kind.
     """
     if isinstance(image, EncodedImage):
         return image
-    if isinstance(image, Path):
-        media_type = _MEDIA_TYPES.get(image.suffix.lower())
-        if media_type is None:
-            raise InvalidInput(str(image), f"is none of {', '.join(_MEDIA_TYPES)}")
-        try:
-            return EncodedImage(image.read_bytes(), media_type)
-        except OSError as exc:
-            raise InvalidInput(str(image), f"cannot be read: {exc.strerror}") from exc
+    if isinstance(image, (Path, str)):
+        return _read(Path(image))
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "biuf":
+        kind = getattr(image, "dtype", type(image).__name__)
+        raise InvalidInput("image", f"{kind} is no array of numbers, no path and no EncodedImage")
     pixels = np.asarray(image, image.dtype.newbyteorder("<"))
     return (TensorBytes(pixels.tobytes(), str(pixels.dtype), pixels.shape),)
+
+
+def _read(path: Path) -> EncodedImage:
+    media_type = _BY_SUFFIX.get(path.suffix.lower())
+    if media_type is None:
+        raise InvalidInput(str(path), f"is none of {', '.join(_BY_SUFFIX)}")
+    try:
+        return EncodedImage(path.read_bytes(), media_type)
+    except OSError as exc:
+        raise InvalidInput(str(path), f"cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise InvalidInput(repr(str(path)), f"is no path: {exc}") from exc
+
+
+async def _payload_within(image: Image, timeout_s: float) -> Payload:
+    """The same; a file is read in a thread. Raises DeadlineExceeded where that takes too long."""
+    if not isinstance(image, (Path, str)):
+        return payload_of(image)
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(payload_of, image), timeout_s)
+    except TimeoutError:
+        raise DeadlineExceeded(f"{image} was not read within {timeout_s:g} s") from None
 
 
 class AsyncClient:
@@ -100,9 +117,9 @@ class AsyncClient:
     ) -> None:
         await self._stream.close()
 
-    async def describe(self) -> pb.DescribeResponse:
-        """What the tier holds and how far it goes. Raises TierUnavailable."""
-        return await self._stream.describe()
+    async def describe(self, timeout_s: float = 5.0) -> pb.DescribeResponse:
+        """What the tier holds and how far it goes. Raises TierUnavailable, after timeout_s at the latest."""
+        return await self._stream.describe(timeout_s)
 
     async def infer(
         self,
@@ -112,15 +129,14 @@ class AsyncClient:
         policy: str | None = None,
         local: bool = False,
     ) -> Answer:
-        """The answer to one image within deadline_s, the wait for a connection included.
+        """The answer to one image within deadline_s; reading a file, connecting and waiting for room are part of it.
 
         policy: an exit policy's name or id in place of the client's; local: the answer of the exit at hand, without
-        a hop. Raises InvalidInput, TierUnavailable, DeadlineExceeded or Refused.
+        a hop. Raises InvalidInput, BundleMismatch, TierUnavailable, DeadlineExceeded or TierFailed.
         """
-        payload = payload_of(image)
         deadline = time.monotonic() + deadline_s
-        if not self._stream.is_connected:
-            await self._stream.wait_connected(deadline_s)
+        payload = await _payload_within(image, deadline_s)
+        await self._stream.wait_room(deadline - time.monotonic())
         sample = Sample(
             id=SampleId(self._origin, next(self._sequence)),
             boundary=0,

@@ -80,9 +80,9 @@ class Client:
             for task in late:
                 task.cancel()
 
-    def describe(self) -> pb.DescribeResponse:
-        """What the tier holds and how far it goes. Raises TierUnavailable."""
-        return self._run(self._client.describe())
+    def describe(self, timeout_s: float = 5.0) -> pb.DescribeResponse:
+        """What the tier holds and how far it goes. Raises TierUnavailable, after timeout_s at the latest."""
+        return self._run(self._client.describe(timeout_s))
 
     def infer(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
 from offramp.rpc.messages import (
@@ -19,6 +19,7 @@ from offramp.rpc.messages import (
     answer_from_proto,
     id_to_proto,
     in_messages,
+    names_bytes,
     sample_to_proto,
 )
 from offramp.rpc.names import NamesSaid, NamesTold
@@ -31,6 +32,14 @@ CountBytes = Callable[[Direction, int], None]
 _LAST_WORDS_S = 1.0  # from a failed write to the status of the stream, which says why
 
 
+class _Part(NamedTuple):
+    """One sample of a message, and the names that it is the first to use."""
+
+    asked: Asked
+    message: pb.Sample
+    names: list[pb.Name]
+
+
 class Exchange:
     """The names, the writer and the reader of one gRPC stream call."""
 
@@ -41,8 +50,11 @@ class Exchange:
         self._message_bytes, self._count_bytes = message_bytes, count_bytes
         self._told, self._said = NamesTold(), NamesSaid()
 
-    async def run(self, first: pb.Response) -> None:
-        """Return once the tier has ended the stream. Raises AioRpcError, or InvalidInput for nonsense from the tier."""
+    async def run(self, first: pb.Response) -> bool:
+        """Return once the stream has ended: whether by this side, whose names are used up, to go on with another.
+
+        Raises AioRpcError, or InvalidInput for nonsense from the tier.
+        """
         self._take(first)
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
@@ -58,29 +70,40 @@ class Exchange:
         for end in ends:
             if isinstance(end, Exception):
                 raise end
+        return ends[1] is None  # only a full table lets the writer end by itself
 
     async def _read(self) -> None:
         while isinstance(response := await self._call.read(), pb.Response):
             self._take(response)
 
     async def _write(self) -> None:
-        while True:
+        while not self._said.is_full:
             asked, forgotten = await self._pending.take()
-            for group in in_messages(self._samples(asked), _size_of, self._message_bytes):
-                message = pb.Request(samples=[sample for _, sample in group])
-                await self._send(message, [one for one, _ in group])
+            for group in in_messages(self._parts(asked), _size_of, self._message_bytes):
+                message = pb.Request(
+                    names=[name for part in group for name in part.names],
+                    samples=[part.message for part in group],
+                )
+                await self._send(message, [part.asked for part in group])
             cancels = (id_to_proto(sample_id, self._said) for sample_id in forgotten)
             for ids in in_messages(cancels, pb.SampleId.ByteSize, self._message_bytes):
                 await self._send(pb.Request(cancels=ids))
+        await self._pending.all_answered()
+        await self._call.done_writing()
 
-    def _samples(self, asked: Iterable[Asked]) -> Iterator[tuple[Asked, pb.Sample]]:
+    def _parts(self, asked: Iterable[Asked]) -> Iterator[_Part]:
         """Their messages, each made when its turn has come, for a write may have to wait for the peer."""
-        for one in asked:
-            if not one.reply.done():  # given up meanwhile
-                yield one, sample_to_proto(one.sample, self._said, one.deadline - time.monotonic())
+        waiting = iter(asked)
+        for one in waiting:
+            if one.reply.done():
+                continue  # given up meanwhile
+            if self._said.is_full:
+                self._pending.put_back([one, *waiting])
+                return
+            message = sample_to_proto(one.sample, self._said, one.deadline - time.monotonic())
+            yield _Part(one, message, self._said.take_unsaid())
 
     async def _send(self, message: pb.Request, asked: Sequence[Asked] = ()) -> None:
-        message.names.extend(self._said.take_unsaid())
         size = message.ByteSize() + GRPC_PREFIX_BYTES
         self._count_bytes("up", size)
         for one in asked:  # before the write, for a reply may be there before it returns
@@ -106,6 +129,6 @@ class Exchange:
             return TierUnavailable("mismatch", f"its answer makes no sense: {exc}")
 
 
-def _size_of(part: tuple[Asked, pb.Sample]) -> int:
-    size: int = part[1].ByteSize()
-    return size
+def _size_of(part: _Part) -> int:
+    size: int = part.message.ByteSize()
+    return size + names_bytes(part.names)

@@ -20,7 +20,10 @@ from offramp.rpc.payload import EncodedImage, Payload, TensorBytes
 from offramp.rpc.v1 import tier_pb2 as pb
 
 _FIELD_BYTES = 6  # before a part of a message: a tag, and a length of at most 5
-ENVELOPE_BYTES = 512  # of a message, kept free for the names said with it
+ENVELOPE_BYTES = (
+    1024  # kept free beside a payload: its sample's names are at most 600, its other fields 150
+)
+_MOST_TRACEPARENT_BYTES = 64  # version 00 has 25; a later one may have more
 GRPC_PREFIX_BYTES = 5  # what gRPC puts before each message: a flag and a length
 _REASONS: tuple[DegradedReason | None, ...] = (
     None,
@@ -137,6 +140,10 @@ def sample_from_proto(
     message: pb.Sample, names: NamesTold, *, now: float, default_time_left_s: float
 ) -> Sample:
     """The sample of a message received at `now`. Raises InvalidInput naming the field."""
+    if (size := len(message.traceparent)) > _MOST_TRACEPARENT_BYTES:
+        raise InvalidInput(
+            "traceparent", f"{size} bytes, over the limit of {_MOST_TRACEPARENT_BYTES}"
+        )
     left_s = message.time_left_us / 1e6 if message.HasField("time_left_us") else default_time_left_s
     return Sample(
         id=id_from_proto(message.id, names),
@@ -234,26 +241,32 @@ def _leg_from_proto(message: pb.Leg) -> Leg:
     )
 
 
+def names_bytes(names: Iterable[pb.Name]) -> int:
+    """At most so many bytes of a message are these names."""
+    return sum(name.ByteSize() + _FIELD_BYTES for name in names)
+
+
 Part = TypeVar("Part")
 
 
 def in_messages(
     parts: Iterable[Part], size_of: Callable[[Part], int], limit_bytes: int
 ) -> Iterator[list[Part]]:
-    """The parts in order, in as few lists as keep the message of each, and names beside them, within the limit.
+    """The parts in order, in as few lists as keep the message of each within the limit.
 
-    A part that alone is over the limit comes alone. Parts are asked for as late as possible.
+    size_of: bytes of a part and of the names that it brings. A part that alone is over the limit comes alone. Parts
+    are asked for as late as possible.
 
-    >>> list(in_messages([b"aaaa", b"bbbb", b"c"], len, 532))
+    >>> list(in_messages([b"aaaa", b"bbbb", b"c"], len, 20))
     [[b'aaaa', b'bbbb'], [b'c']]
     """
     together: list[Part] = []
-    total = ENVELOPE_BYTES
+    total = 0
     for part in parts:
         size = size_of(part) + _FIELD_BYTES
         if together and total + size > limit_bytes:
             yield together
-            together, total = [], ENVELOPE_BYTES
+            together, total = [], 0
         together.append(part)
         total += size
     if together:

@@ -13,7 +13,10 @@ from offramp.errors import InvalidInput
 from offramp.rpc.v1 import tier_pb2 as pb
 
 Kind = Literal["origin", "network", "policy"]
-MOST_NAMES = 65_536  # of one kind on one stream; a sender that needs more opens another stream
+# What one caller can make a tier remember is these and the lengths below: some 3 MB a stream.
+MOST_NAMES = 4096  # of one kind on one stream; see NamesSaid.is_full
+MOST_DEVICE_BYTES = 256
+MOST_TEXT_BYTES = 128  # of a digest (64), or of a policy's id (64) or name
 
 
 class Origin(NamedTuple):
@@ -21,6 +24,18 @@ class Origin(NamedTuple):
 
     device: str
     run: int
+
+
+def check_lengths(origin: Origin, network: str, policy: str) -> None:
+    """Pass where a peer will take these names. Raises InvalidInput."""
+    _check_length("id.origin.device", origin.device, MOST_DEVICE_BYTES)
+    _check_length("network", network, MOST_TEXT_BYTES)
+    _check_length("policy", policy, MOST_TEXT_BYTES)
+
+
+def _check_length(field: str, text: str, most: int) -> None:
+    if (size := len(text.encode())) > most:
+        raise InvalidInput(field, f"{size} bytes, over the limit of {most}")
 
 
 class NamesSaid:
@@ -48,6 +63,11 @@ class NamesSaid:
                 self._unsaid.append(pb.Name(number=number, policy=value))
         return number
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the peer may refuse one more name; then this stream is to be ended and another one opened."""
+        return max(self._counts.values()) >= MOST_NAMES
+
     def origin(self, number: int) -> Origin:
         """The origin that was given this number. Raises InvalidInput where none was."""
         if number >= len(self._origins):
@@ -71,7 +91,7 @@ class NamesTold:
         }
 
     def learn(self, names: Iterable[pb.Name]) -> None:
-        """Remember the names of a message. Raises InvalidInput for a name of no kind, or one too many."""
+        """Remember the names of a message. Raises InvalidInput for one of no kind, one too long or one too many."""
         for name in names:
             kind = name.WhichOneof("kind")
             if kind is None:
@@ -79,11 +99,13 @@ class NamesTold:
             known = self._values[kind]
             if len(known) >= MOST_NAMES and name.number not in known:
                 raise InvalidInput(f"names.{kind}", f"more than {MOST_NAMES} on one stream")
-            known[name.number] = (
-                Origin(name.origin.device, name.origin.run)
-                if kind == "origin"
-                else getattr(name, kind)
-            )
+            if kind == "origin":
+                _check_length("names.origin.device", name.origin.device, MOST_DEVICE_BYTES)
+                known[name.number] = Origin(name.origin.device, name.origin.run)
+            else:
+                text: str = getattr(name, kind)
+                _check_length(f"names.{kind}", text, MOST_TEXT_BYTES)
+                known[name.number] = text
 
     def text(self, kind: Literal["network", "policy"], number: int) -> str:
         """The digest, or the policy's id or name. Raises InvalidInput where the number was not named."""

@@ -36,7 +36,7 @@ Payload = EncodedImage | tuple[TensorBytes, ...]
 def payload_bytes(payload: Payload) -> int:
     """Bytes of image or tensors, without what a message puts around them."""
     if isinstance(payload, EncodedImage):
-        return len(payload.data)
+        return len(payload.data) + len(payload.media_type)
     return sum(len(tensor.data) for tensor in payload)
 
 

@@ -7,6 +7,7 @@ add() -> unsent --take()--> under way --settle()--> the future of the asker
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,12 +25,13 @@ class Reply(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """One sample, the time until which its asker waits, and the bytes that were sent for it."""
+    """One sample, the time until which its asker waits, and its share of the bytes that went up and came down."""
 
     sample: Sample
     deadline: float
     reply: asyncio.Future[Reply]
     bytes_up: float = 0.0
+    bytes_down: float = 0.0
 
 
 class Pending:
@@ -40,6 +42,7 @@ class Pending:
         self._unsent: dict[SampleId, Asked] = {}
         self._forgotten: list[SampleId] = []
         self._wake = asyncio.Event()
+        self._gone = asyncio.Event()  # one sample less
 
     def __len__(self) -> int:
         return len(self._asked)
@@ -59,6 +62,7 @@ class Pending:
         if self._asked.get(sample_id) is not asked:
             return  # its stream broke, and there is nobody to tell
         del self._asked[sample_id]
+        self._gone.set()
         was_sent = self._unsent.pop(sample_id, None) is None
         if was_sent and (asked.reply.cancelled() or not asked.reply.done()):
             self._forgotten.append(sample_id)
@@ -73,11 +77,29 @@ class Pending:
         forgotten, self._forgotten = self._forgotten, []
         return unsent, forgotten
 
+    def put_back(self, unsent: Iterable[Asked]) -> None:
+        """Let those that were taken and not sent wait for another stream, before the ones asked for since."""
+        back = {a.sample.id: a for a in unsent if self._asked.get(a.sample.id) is a}
+        self._unsent = back | self._unsent
+        self._wake.set()
+
+    async def all_answered(self) -> None:
+        """Return once nothing that was sent is under way; what was forgotten needs no cancel then."""
+        while len(self._asked) > len(self._unsent):
+            await self.one_less()
+        self._forgotten.clear()
+
+    async def one_less(self) -> None:
+        """Return once an asker has gone."""
+        self._gone.clear()
+        await self._gone.wait()
+
     def settle(self, sample_id: SampleId, answer: Answer | OfframpError, bytes_down: float) -> None:
         """Give the asker its reply or error; nothing where it has gone, or the id is unknown."""
         asked = self._asked.get(sample_id)
         if asked is None or asked.reply.done():
             return
+        asked.bytes_down = bytes_down
         if isinstance(answer, OfframpError):
             asked.reply.set_exception(answer)
         else:
@@ -89,5 +111,6 @@ class Pending:
             if not asked.reply.done():
                 asked.reply.set_exception(TierUnavailable(reason, message))
         self._asked.clear()
+        self._gone.set()
         self._unsent.clear()
         self._forgotten.clear()

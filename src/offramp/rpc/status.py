@@ -10,18 +10,10 @@ from offramp.errors import (
     DegradedReason,
     InvalidInput,
     OfframpError,
+    TierFailed,
     TierUnavailable,
 )
 from offramp.rpc.v1 import tier_pb2 as pb
-
-
-class Refused(OfframpError):
-    """A tier's status for one sample: what it would not or could not do."""
-
-    def __init__(self, code: grpc.StatusCode, field: str, message: str) -> None:
-        super().__init__(f"{code.name}: {field}: {message}" if field else f"{code.name}: {message}")
-        self.code, self.field, self.message = code, field, message
-
 
 _BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _BY_REASON: dict[DegradedReason, grpc.StatusCode] = {
@@ -37,13 +29,12 @@ def status_of(error: BaseException) -> pb.Status:
         "",
         "a fault of this tier; its log has the cause",
     )
-    if isinstance(error, Refused):
-        code, field, message = error.code, error.field, error.message
+    if isinstance(error, TierFailed):
+        field, message = error.field, error.message
     elif isinstance(error, InvalidInput):
         code, field, message = grpc.StatusCode.INVALID_ARGUMENT, error.field, error.message
     elif isinstance(error, BundleMismatch):
-        code, field = grpc.StatusCode.FAILED_PRECONDITION, error.field
-        message = str(error).removeprefix(f"{error.field}: ")
+        code, field, message = grpc.StatusCode.FAILED_PRECONDITION, error.field, error.message
     elif isinstance(error, DeadlineExceeded):
         code, message = grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
     elif isinstance(error, TierUnavailable):
@@ -52,9 +43,14 @@ def status_of(error: BaseException) -> pb.Status:
     return pb.Status(code=code.value[0], field=field, message=message)
 
 
+def code_of(status: pb.Status) -> grpc.StatusCode:
+    """gRPC's code of a status; UNKNOWN where it has none of that number."""
+    return _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+
+
 def error_of(status: pb.Status) -> OfframpError:
-    """The error that a tier's status stands for; Refused where none of ours says the same."""
-    code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+    """The error that a tier's status stands for; TierFailed where none of ours says the same."""
+    code = code_of(status)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidInput(status.field, status.message)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -64,6 +60,5 @@ def error_of(status: pb.Status) -> OfframpError:
     if code is grpc.StatusCode.UNAVAILABLE:
         return TierUnavailable("unreachable", status.message)
     if code is grpc.StatusCode.FAILED_PRECONDITION:
-        text = f"{status.field}: {status.message}" if status.field else status.message
-        return TierUnavailable("mismatch", text)
-    return Refused(code, status.field, status.message)
+        return BundleMismatch(status.field, status.message)
+    return TierFailed(status.field, f"{code.name}: {status.message}")

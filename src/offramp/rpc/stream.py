@@ -4,7 +4,8 @@
       |                     |
       +<----- reply --------+
 
-The stream is opened anew with backoff when it breaks; what was under way on it fails with TierUnavailable.
+The stream is opened anew with backoff when it breaks; what was under way on it fails with TierUnavailable. When its
+names are used up, it is ended once everything under way is answered, and what waits goes on with the next one.
 """
 
 from __future__ import annotations
@@ -19,15 +20,23 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from offramp.errors import DeadlineExceeded, DegradedReason, InvalidInput, TierUnavailable
+from offramp.errors import (
+    DeadlineExceeded,
+    DegradedReason,
+    InvalidInput,
+    OfframpError,
+    TierUnavailable,
+)
 from offramp.rpc.exchange import CountBytes, Exchange
 from offramp.rpc.messages import ENVELOPE_BYTES, Sample
+from offramp.rpc.names import check_lengths
 from offramp.rpc.payload import payload_bytes
-from offramp.rpc.pending import Pending, Reply
+from offramp.rpc.pending import Asked, Pending, Reply
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.rpc.v1 import tier_pb2_grpc
 
 logger = logging.getLogger(__name__)
+_GRPC_JITTER = 1.2  # gRPC waits up to a fifth longer than it is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +56,13 @@ class StreamOptions:
             ("grpc.max_receive_message_length", self.message_bytes),
             ("grpc.keepalive_time_ms", round(self.keepalive_s * 1e3)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1e3)),
+            # A tier is a neighbour; a proxy variable meant for the web would send even 127.0.0.1 through a proxy.
+            ("grpc.enable_http_proxy", 0),
             ("grpc.initial_reconnect_backoff_ms", round(self.first_backoff_s * 1e3)),
-            ("grpc.max_reconnect_backoff_ms", round(self.most_backoff_s * 1e3)),
+            ("grpc.max_reconnect_backoff_ms", round(self.most_backoff_s * 1e3 / _GRPC_JITTER)),
+            # How long one try to connect may take, and how long a name counts as resolved: 20 s and 30 s by default.
+            ("grpc.min_reconnect_backoff_ms", round(self.most_backoff_s * 1e3)),
+            ("grpc.dns_min_time_between_resolutions_ms", round(self.most_backoff_s * 1e3)),
         ]
 
 
@@ -72,6 +86,7 @@ class TierStream:
         self._pending = Pending()
         self._connected = asyncio.Event()
         self._credits = 0
+        self._message_bytes = self._options.message_bytes  # or what the tier takes, if that is less
         self._closed = False
         self._channel: grpc.aio.Channel | None = None
         self._task: asyncio.Task[None] | None = None
@@ -92,10 +107,24 @@ class TierStream:
             await asyncio.wait_for(self._connected.wait(), timeout_s)
         except TimeoutError:
             raise TierUnavailable(
-                "unreachable", f"{self.target} does not answer within {timeout_s:g} s"
+                "unreachable", f"{self.target} does not answer within {timeout_s:.3g} s"
             ) from None
         if self._closed:
             raise TierUnavailable("unreachable", f"the stream to {self.target} is closed")
+
+    async def wait_room(self, timeout_s: float) -> None:
+        """Return once the stream is open and another sample may go up. Raises TierUnavailable after timeout_s."""
+        until = time.monotonic() + timeout_s
+        while not self.is_connected or len(self._pending) >= self._credits:
+            left_s = until - time.monotonic()
+            if not self.is_connected:
+                await self.wait_connected(max(left_s, 0.0))
+                continue
+            try:
+                await asyncio.wait_for(self._pending.one_less(), left_s)
+            except TimeoutError:
+                text = f"{self.target} had no room for one more within {timeout_s:.3g} s"
+                raise TierUnavailable("overloaded", text) from None
 
     async def describe(self, timeout_s: float = 5.0) -> pb.DescribeResponse:
         """What the tier holds. Raises TierUnavailable."""
@@ -106,21 +135,25 @@ class TierStream:
                 pb.DescribeRequest(), timeout=timeout_s, wait_for_ready=True
             )
         except grpc.aio.AioRpcError as exc:
-            raise TierUnavailable("unreachable", f"{self.target}: {exc.code().name}") from exc
+            text = f"{self.target}: {exc.code().name}"
+            if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                text = f"{self.target} does not answer within {timeout_s:g} s"
+            raise TierUnavailable("unreachable", text) from exc
         return response
 
     async def ask(self, sample: Sample, deadline: float) -> Reply:
         """The tier's answer, waited for until `deadline`, a time of time.monotonic().
 
         Raises TierUnavailable at once where the stream is down or its credits are used up; InvalidInput for a payload
-        over the message limit; DeadlineExceeded; and whatever the tier's status stands for. A sample that is given up
-        is cancelled at the tier.
+        over either side's message limit or a name too long; DeadlineExceeded; and whatever the tier's status stands
+        for; each with the bytes that were moved. A sample that is given up is cancelled at the tier.
         """
         if not self.is_connected:
             raise TierUnavailable("unreachable", f"{self.target} is not connected")
         if len(self._pending) >= self._credits:
             raise TierUnavailable("overloaded", f"{self.target} grants no more credits")
-        size, limit = payload_bytes(sample.payload), self._options.message_bytes - ENVELOPE_BYTES
+        check_lengths(sample.id.origin, sample.network, sample.policy)
+        size, limit = payload_bytes(sample.payload), self._message_bytes - ENVELOPE_BYTES
         if size > limit:
             raise InvalidInput("payload", f"{size} bytes, over the limit of {limit} in a message")
         left_s = deadline - time.monotonic()
@@ -128,12 +161,19 @@ class TierStream:
             raise DeadlineExceeded("no time left for the hop")
         asked = self._pending.add(sample, deadline)
         try:
+            return await self._reply(asked, left_s)
+        except OfframpError as exc:
+            exc.bytes_up, exc.bytes_down = asked.bytes_up, asked.bytes_down
+            raise
+        finally:
+            self._pending.drop(asked)
+
+    async def _reply(self, asked: Asked, left_s: float) -> Reply:
+        try:
             async with asyncio.timeout(left_s):
                 return await asked.reply
         except TimeoutError:
             raise DeadlineExceeded(f"{self.target} did not answer in time") from None
-        finally:
-            self._pending.drop(asked)
 
     async def close(self) -> None:
         """End the stream; what is under way fails with TierUnavailable."""
@@ -167,21 +207,29 @@ class TierStream:
                 self._connected.clear()
                 self._pending.fail_all(reason, f"{self.target}: {text}")
             logger.info("stream to %s is down (%s)", self.target, text)
-            await asyncio.sleep(backoff_s * random.uniform(0.8, 1.2))  # noqa: S311
+            await asyncio.sleep(backoff_s * random.uniform(0.8, 1.0))  # noqa: S311
             backoff_s = min(2 * backoff_s, self._options.most_backoff_s)
 
     async def _converse(self) -> None:
-        call = _stub(self._channel).Stream(wait_for_ready=True)
+        while await self._converse_once():
+            logger.info("stream to %s has used up its names; opening another", self.target)
+
+    async def _converse_once(self) -> bool:
+        """Serve one stream to its end; whether to go on with another at once."""
+        # With one at hand until now there are samples that wait: rather fail them than wait for the tier.
+        call = _stub(self._channel).Stream(wait_for_ready=not self._connected.is_set())
         first = await call.read()
         if not isinstance(first, pb.Response):
-            return  # ended before it began
+            return False  # ended before it began
         self._credits = first.credits
+        own_bytes = self._options.message_bytes
+        self._message_bytes = min(own_bytes, first.message_bytes or own_bytes)
         self._connected.set()
         logger.info("stream to %s is open, %d credits", self.target, self._credits)
         exchange = Exchange(
             call,
             self._pending,
-            message_bytes=self._options.message_bytes,
+            message_bytes=self._message_bytes,
             count_bytes=self._count_bytes,
         )
-        await exchange.run(first)
+        return await exchange.run(first)

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from offramp.errors import DeadlineExceeded, InvalidInput
+from offramp.errors import DeadlineExceeded
 from offramp.serving.work import Work
 from offramp.telemetry import TierMetrics
 
-RunStage = Callable[[int, Sequence[Work]], list[InvalidInput | None]]
+RunStage = Callable[[int, Sequence[Work]], list[Exception | None]]
 
 
 @dataclass(slots=True)
@@ -76,12 +76,11 @@ class Batcher:
             began = time.monotonic()
             try:
                 errors = await loop.run_in_executor(self._executor, self._run_stage, stage, works)
-            except Exception as exc:
+                self._settle(stage, batch, errors, began, time.monotonic() - began)
+            except Exception as exc:  # each of their conversations logs it
                 for waiting in batch:
                     if not waiting.done.done():
                         waiting.done.set_exception(exc)
-                continue
-            self._settle(stage, batch, errors, began, time.monotonic() - began)
 
     def _next_batch(self) -> tuple[int, list[_Waiting]]:
         for stage in sorted(self._queues, reverse=True):
@@ -103,7 +102,7 @@ class Batcher:
         self,
         stage: int,
         batch: list[_Waiting],
-        errors: list[InvalidInput | None],
+        errors: list[Exception | None],
         began: float,
         computed_s: float,
     ) -> None:

@@ -76,6 +76,8 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
     bundle = load_bundle(settings.bundle)
     manifest = bundle.manifest
     last, stages = settings.plan.last_stage, len(manifest.network.stages)
+    if last is None:
+        last = stages - 1
     if last >= stages:
         raise InvalidSettings("plan.last_stage", f"{last}, but the last stage is {stages - 1}")
     if last >= 0 and last not in bundle.held:
@@ -88,7 +90,7 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
     own = (0,) if tier is Tier.DEVICE else ()  # a device can always answer, whatever the plan
     wanted = sorted({*own, *(k for k in bundle.held if k <= last)})
     runner = StageRunner(bundle, wanted, threads=settings.inference.threads)
-    metrics = TierMetrics(str(tier), runner.stages, runner.stages)
+    metrics = TierMetrics(str(tier), runner.stages)
     metrics.identify(
         version=version("offramp"), bundle=manifest.name, network=bundle.digest, policy=policy.id
     )

@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
 from offramp.rpc import NamesSaid, NamesTold, Sample, SampleId
@@ -22,6 +22,7 @@ from offramp.rpc.messages import (
     answer_to_proto,
     id_from_proto,
     in_messages,
+    names_bytes,
     sample_from_proto,
 )
 from offramp.rpc.status import status_of
@@ -32,6 +33,13 @@ from offramp.serving.settings import Limits
 logger = logging.getLogger(__name__)
 
 
+class _Part(NamedTuple):
+    """One result of a message, and the names that it is the first to use."""
+
+    result: pb.Result
+    names: list[pb.Name]
+
+
 class Conversation:
     """What one stream, or one unary call, needs to remember: names on both sides and the samples under way."""
 
@@ -39,7 +47,7 @@ class Conversation:
         self._engine, self._limits = engine, limits
         self._told, self._said = NamesTold(), NamesSaid()
         self._tasks: dict[SampleId, asyncio.Task[None]] = {}
-        self._results: list[pb.Result] = []
+        self._results: list[_Part] = []
         self._ready = asyncio.Event()  # a result, a sample less under way, or the end
         self._room = asyncio.Event()  # results were sent, so that more samples may be read
         self._ending = False
@@ -56,7 +64,10 @@ class Conversation:
         """
         reader = asyncio.create_task(self._read(requests))
         try:
-            await write(self._counted(pb.Response(credits=self._engine.most_in_flight)))
+            first = pb.Response(
+                credits=self._engine.most_in_flight, message_bytes=self._limits.message_bytes
+            )
+            await write(self._counted(first))
             while self._tasks or not self._ending:
                 await self._ready.wait()
                 self._ready.clear()
@@ -82,7 +93,7 @@ class Conversation:
                 await asyncio.wait(list(self._tasks.values()))
         finally:
             self._cancel_all()
-        return self._counted(pb.Response(results=self._results, names=self._said.take_unsaid()))
+        return self._counted(_response(self._results))
 
     async def _read(self, requests: AsyncIterator[pb.Request]) -> None:
         try:
@@ -143,17 +154,26 @@ class Conversation:
         self._push(result)
 
     def _push(self, result: pb.Result) -> None:
-        self._results.append(result)
+        self._results.append(_Part(result, self._said.take_unsaid()))
         self._ready.set()
 
     async def _send(self, write: Any) -> None:
         results, self._results = self._results, []
-        for together in in_messages(results, pb.Result.ByteSize, self._limits.message_bytes):
-            names = self._said.take_unsaid()
-            await write(self._counted(pb.Response(results=together, names=names)))
+        for together in in_messages(results, _size_of, self._limits.message_bytes):
+            await write(self._counted(_response(together)))
         self._room.set()
 
     def _counted(self, response: pb.Response) -> pb.Response:
         size = response.ByteSize() + GRPC_PREFIX_BYTES
         self._engine.metrics.count_bytes("downstream", "down", size)
         return response
+
+
+def _response(parts: Sequence[_Part]) -> pb.Response:
+    names = [name for part in parts for name in part.names]
+    return pb.Response(results=[part.result for part in parts], names=names)
+
+
+def _size_of(part: _Part) -> int:
+    size: int = part.result.ByteSize()
+    return size + names_bytes(part.names)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from offramp.bundle import Bundle
 from offramp.errors import (
@@ -44,6 +44,17 @@ class Plan:
     epoch: int = 0
 
 
+class _Hop(NamedTuple):
+    """What handing one sample on has cost so far, in vain or not."""
+
+    seconds: float = 0.0
+    bytes_up: float = 0.0
+    bytes_down: float = 0.0
+
+
+_NO_HOP = _Hop()
+
+
 class Engine:
     """Answers samples. `held` are the stages open here, which may be more than the plan uses."""
 
@@ -59,11 +70,10 @@ class Engine:
         uplink: Uplink,
         metrics: TierMetrics,
         most_in_flight: int,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tier, self.bundle, self.own_policy, self.plan = tier, bundle, own_policy, plan
         self.held, self.metrics, self.most_in_flight = held, metrics, most_in_flight
-        self._batcher, self._uplink, self._clock = batcher, uplink, clock
+        self._batcher, self._uplink = batcher, uplink
         self._in_flight = 0
         self._draining = False
         self._mismatches_seen: set[str] = set()
@@ -88,7 +98,7 @@ class Engine:
         Raises InvalidInput, BundleMismatch, DeadlineExceeded where no exit had answered in time, and TierUnavailable
         where this tier takes no more or has no stage that could answer.
         """
-        began = self._clock()
+        began = time.monotonic()
         outcome: Outcome = "cancelled"
         self._in_flight += 1
         self.metrics.in_flight.set(self._in_flight)
@@ -107,7 +117,7 @@ class Engine:
             self._in_flight -= 1
             self.metrics.in_flight.set(self._in_flight)
             self.metrics.count_result(outcome)
-            self.metrics.request_seconds.observe(self._clock() - began)
+            self.metrics.request_seconds.observe(time.monotonic() - began)
 
     def _admitted(self, sample: Sample) -> Work:
         if self._draining:
@@ -116,10 +126,12 @@ class Engine:
             raise TierUnavailable("overloaded", f"{self.most_in_flight} samples are in flight here")
         manifest = self.bundle.manifest
         if sample.network and sample.network != self.bundle.digest:
-            raise BundleMismatch("network", sample.network, (self.bundle.digest,))
+            held = {manifest.name: self.bundle.digest}
+            raise BundleMismatch.of("network", sample.network, held)
         policy = manifest.policy(sample.policy) if sample.policy else self.own_policy
         if policy is None:
-            raise BundleMismatch("policy", sample.policy, tuple(p.id for p in manifest.policies))
+            held = {p.name: p.id for p in manifest.policies}
+            raise BundleMismatch.of("policy", sample.policy, held)
         boundaries = manifest.network.boundaries
         if not 0 <= sample.boundary < len(boundaries):
             raise InvalidInput(
@@ -145,21 +157,14 @@ class Engine:
         return await self._hand_on(work)
 
     async def _hand_on(self, work: Work) -> Answer:
-        began = self._clock()
+        began = time.monotonic()
         try:
             reply = await self._uplink.ask(self._for_next_tier(work))
-        except TierUnavailable as exc:
-            return await self._fall_back(work, exc.reason, exc, began)
-        except DeadlineExceeded as exc:
-            return await self._fall_back(work, "deadline", exc, began)
-        except InvalidInput as exc:
-            if work.best is None:
-                raise  # the caller's own input, seen only now
-            return await self._fall_back(work, "mismatch", exc, began)
         except OfframpError as exc:
-            return await self._fall_back(work, "unreachable", exc, began)
-        leg = replace(self._leg(work, began), bytes_up=reply.bytes_up, bytes_down=reply.bytes_down)
-        return reply.answer.after(leg)
+            hop = _Hop(time.monotonic() - began, exc.bytes_up, exc.bytes_down)
+            return await self._fall_back(work, _reason_of(exc), exc, hop)
+        hop = _Hop(time.monotonic() - began, reply.bytes_up, reply.bytes_down)
+        return reply.answer.after(self._leg(work, hop))
 
     def _for_next_tier(self, work: Work) -> Sample:
         return replace(
@@ -176,33 +181,33 @@ class Engine:
         work: Work,
         reason: DegradedReason,
         cause: OfframpError | None,
-        hop_began: float | None = None,
+        hop: _Hop = _NO_HOP,
     ) -> Answer:
         """The answer so far, degraded; computed now where this tier holds the stage but the plan gave it none."""
+        if work.best is None and work.boundary in self.held:
+            await self._batcher.advance(work, work.boundary, math.inf)
+        if work.best is None and isinstance(cause, InvalidInput):
+            raise cause  # the caller's own input, seen only now
         if reason == "mismatch":
             self._warn_of_mismatch(cause)
-        hop = None if hop_began is None else self._leg(work, hop_began)
-        if work.best is None:
-            if work.boundary not in self.held:
-                raise cause or TierUnavailable("unreachable", "no stage here can answer")
-            await self._batcher.advance(work, work.boundary, math.inf)
+        if work.best is None and cause is not None:
+            raise cause
         return self._own(work, reason, hop)
 
     def _warn_of_mismatch(self, cause: OfframpError | None) -> None:
         # Once a field, for the text of an error may name the sample.
-        subject = cause.field if isinstance(cause, InvalidInput) else str(cause)
+        subject = cause.field if isinstance(cause, (InvalidInput, BundleMismatch)) else str(cause)
         if subject not in self._mismatches_seen:
             self._mismatches_seen.add(subject)
-            logger.warning("the next tier takes another network, policy or boundary: %s", cause)
+            logger.warning("the next tier cannot take what this one hands on: %s", cause)
 
-    def _own(self, work: Work, reason: DegradedReason | None, hop: Leg | None = None) -> Answer:
+    def _own(self, work: Work, reason: DegradedReason | None, hop: _Hop = _NO_HOP) -> Answer:
         best = work.best
         if best is None:
             raise TierUnavailable("unreachable", "no stage here can answer")
         if best.leaves:
             reason = None  # the last exit, or one that was sure: nothing was lost
         self.metrics.count_exit(best.exit, reason)
-        leg = self._leg(work) if hop is None else replace(self._leg(work), hop_s=hop.hop_s)
         return Answer(
             label=int(best.probabilities.argmax()),
             probabilities=best.probabilities,
@@ -212,17 +217,30 @@ class Engine:
             network=self.bundle.digest,
             policy=work.policy.id,
             plan_epoch=self.plan.epoch,
-            trail=(leg,),
+            trail=(self._leg(work, hop),),
         )
 
-    def _leg(self, work: Work, hop_began: float | None = None) -> Leg:
+    def _leg(self, work: Work, hop: _Hop) -> Leg:
         return Leg(
             tier=self.tier,
             queued_s=work.queued_s,
             computed_s=work.computed_s,
-            hop_s=0.0 if hop_began is None else self._clock() - hop_began,
+            hop_s=hop.seconds,
             batch=work.batch,
+            bytes_up=hop.bytes_up,
+            bytes_down=hop.bytes_down,
         )
+
+
+def _reason_of(error: OfframpError) -> DegradedReason:
+    """Why the exit at hand answers after a hop that ended in this error."""
+    if isinstance(error, TierUnavailable):
+        return error.reason
+    if isinstance(error, DeadlineExceeded):
+        return "deadline"
+    if isinstance(error, (BundleMismatch, InvalidInput)):
+        return "mismatch"
+    return "unreachable"
 
 
 def outcome_of(error: OfframpError) -> Outcome:

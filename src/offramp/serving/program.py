@@ -65,7 +65,8 @@ def _ask_health(listen: str) -> int:
 
     host, _, port = listen.rpartition(":")
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
-    with grpc.insecure_channel(f"{host}:{port}") as channel:
+    options = [("grpc.enable_http_proxy", 0)]  # nor does a tier go to its neighbour through one
+    with grpc.insecure_channel(f"{host}:{port}", options) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=2.0

@@ -14,6 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from offramp.errors import InvalidInput, InvalidSettings
+from offramp.rpc.status import code_of
+from offramp.rpc.traceparent import traceparent_bytes
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.rpc.v1 import tier_pb2_grpc
 from offramp.serving.conversation import Conversation
@@ -23,7 +25,6 @@ from offramp.serving.settings import Limits
 logger = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["Tier"].full_name
 _LAST_WORDS_S = 0.2  # for the status of a call that has just been answered to leave this machine
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class TierServicer(tier_pb2_grpc.TierServicer):
@@ -73,7 +74,11 @@ class TierServicer(tier_pb2_grpc.TierServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
 
     async def Infer(self, request: pb.Request, context: Any) -> pb.Response:  # noqa: N802
-        """Answer one request; a single sample's status becomes the call's."""
+        """Answer one request; a single sample's status becomes the call's, and the call's trace that of its samples."""
+        metadata = dict(context.invocation_metadata() or ())
+        traceparent = traceparent_bytes(str(metadata.get("traceparent", "")))
+        for sample in request.samples:
+            sample.traceparent = sample.traceparent or traceparent
         try:
             with self._conversation() as conversation:
                 response = await conversation.answer_once(request, context.time_remaining())
@@ -82,7 +87,7 @@ class TierServicer(tier_pb2_grpc.TierServicer):
         if len(response.results) == 1 and response.results[0].HasField("status"):
             status = response.results[0].status
             text = f"{status.field}: {status.message}" if status.field else status.message
-            await context.abort(_CODES[status.code], text)
+            await context.abort(code_of(status), text)
         return response
 
     async def Describe(self, _request: pb.DescribeRequest, _context: Any) -> pb.DescribeResponse:  # noqa: N802

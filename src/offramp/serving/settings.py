@@ -34,10 +34,10 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class PlanSettings(BaseModel):
-    """How far this tier goes; -1: it runs no stage and passes samples on."""
+    """How far this tier goes; -1: it runs no stage and passes samples on; None: to the bundle's last stage."""
 
     model_config = _STRICT
-    last_stage: Annotated[int, Field(ge=-1)]
+    last_stage: Annotated[int | None, Field(ge=-1)] = None
     epoch: Annotated[int, Field(ge=0)] = 0
 
 
@@ -47,7 +47,7 @@ class UplinkSettings(BaseModel):
     model_config = _STRICT
     address: Address
     reserve_s: Annotated[float, Field(ge=0)] = 0.01
-    keepalive_s: Seconds = 10.0
+    keepalive_s: Annotated[float, Field(ge=5)] = 10.0  # a tier cuts who pings more often
     keepalive_timeout_s: Seconds = 5.0
     most_backoff_s: Seconds = 2.0
 
@@ -56,7 +56,7 @@ class Limits(BaseModel):
     """What this tier takes."""
 
     model_config = _STRICT
-    message_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 4 * 2**20
+    message_bytes: Annotated[int, Field(ge=2048, le=2**30)] = 4 * 2**20
     in_flight: Annotated[int, Field(ge=1)] = 256
     default_time_left_s: Seconds = 5.0  # of a sample that names no time
 

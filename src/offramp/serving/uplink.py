@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from offramp.errors import TierUnavailable
+from offramp.errors import OfframpError, TierUnavailable
 from offramp.rpc import Reply, Sample, StreamOptions, TierStream
 from offramp.telemetry import TierMetrics
 
@@ -76,9 +76,13 @@ class StreamUplink:
         """The next tier's answer, within the sample's deadline less the reserve."""
         began = time.monotonic()
         try:
-            return await self._stream.ask(sample, sample.deadline - self._reserve_s)
-        finally:
-            self._metrics.hop_seconds.observe(time.monotonic() - began)
+            reply = await self._stream.ask(sample, sample.deadline - self._reserve_s)
+        except OfframpError as exc:
+            if exc.bytes_up:  # one that was refused here made no hop
+                self._metrics.hop_seconds.observe(time.monotonic() - began)
+            raise
+        self._metrics.hop_seconds.observe(time.monotonic() - began)
+        return reply
 
     async def close(self) -> None:
         """End the stream."""

@@ -48,16 +48,16 @@ class Work:
 
 def run_stage(
     runner: StageRunner, manifest: Manifest, stage: int, batch: Sequence[Work]
-) -> list[InvalidInput | None]:
-    """Each work moved on by one stage, or the error of its payload, in the order given."""
-    errors: dict[int, InvalidInput] = {}
+) -> list[Exception | None]:
+    """Each work moved on by one stage, or what was wrong with its payload, in the order given."""
+    errors: dict[int, Exception] = {}
     for k, work in enumerate(batch):
         try:
             if work.arrays is None:
                 boundary = manifest.network.boundaries[stage]
                 work.arrays = payload_arrays(work.sample.payload, boundary)
-        except InvalidInput as exc:
-            errors[k] = exc
+        except Exception as exc:  # InvalidInput; of any other its conversation logs the traceback
+            errors[k] = exc  # and the rest of the batch goes on
     sound = [work for k, work in enumerate(batch) if k not in errors]
     if sound:
         columns = zip(*(work.arrays or () for work in sound), strict=True)

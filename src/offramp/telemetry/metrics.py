@@ -5,6 +5,7 @@ docs/metrics.md says which question each one answers.
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -36,100 +37,71 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class TierMetrics:
-    """Counters and histograms of one tier, on a registry of its own."""
+    """Counters and histograms of one tier, on a registry of its own. stages: those open here."""
 
-    def __init__(self, tier: str, stages: Sequence[int], exits: Sequence[int]) -> None:
+    def __init__(self, tier: str, stages: Sequence[int]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        registry = self.registry
         self._tier = tier
-        self._requests = Counter(
-            "offramp_requests", "Samples by outcome.", ("tier", "outcome"), registry=registry
+        self._requests = self._counter("requests", "Samples by outcome.", "outcome")
+        self._exits = self._counter("exits", "Answers that this tier gave, by exit.", "exit")
+        self._degraded = self._counter(
+            "degraded", "Answers of an exit that would have handed on, by reason.", "reason"
         )
-        self._exits = Counter(
-            "offramp_exits",
-            "Answers that this tier gave, by exit.",
-            ("tier", "exit"),
-            registry=registry,
+        self._wire_bytes = self._counter(
+            "wire_bytes",
+            "Whole gRPC messages of samples and results, the 5 bytes before each included.",
+            *("side", "direction"),
         )
-        self._degraded = Counter(
-            "offramp_degraded",
-            "Answers of an exit that would have handed on, by reason.",
-            ("tier", "reason"),
-            registry=registry,
-        )
-        self._request_seconds = Histogram(
-            "offramp_request_seconds",
-            "From a sample's arrival to its result.",
-            ("tier",),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._queue_seconds = Histogram(
-            "offramp_queue_seconds",
-            "A sample's wait for a stage.",
-            ("tier", "stage"),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._stage_seconds = Histogram(
-            "offramp_stage_seconds",
-            "A batch's computation in a stage.",
-            ("tier", "stage"),
-            buckets=_SECONDS,
-            registry=registry,
-        )
+        self.request_seconds = self._seconds(
+            "request", "From a sample's arrival to its result."
+        ).labels(tier)
+        self.hop_seconds = self._seconds(
+            "hop", "From handing a sample on to its result, whichever it is."
+        ).labels(tier)
+        self._queue_seconds = self._seconds("queue", "A sample's wait for a stage.", "stage")
+        self._stage_seconds = self._seconds("stage", "A batch's computation in a stage.", "stage")
         self._batch_size = Histogram(
             "offramp_batch_size",
             "Samples in a batch.",
             ("tier", "stage"),
             buckets=_BATCHES,
-            registry=registry,
+            registry=self.registry,
         )
-        self._hop_seconds = Histogram(
-            "offramp_hop_seconds",
-            "From handing a sample on to its result, whichever it is.",
-            ("tier",),
+        self.in_flight = self._gauge("in_flight", "Samples accepted and not yet answered.").labels(
+            tier
+        )
+        self._build = self._gauge("build_info", "What runs.", "version", "python")
+        self._bundle = self._gauge("bundle_info", "The bundle in use.", "name", "network", "policy")
+        self._start_at_zero(stages)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"offramp_{name}", text, ("tier", *labels), registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"offramp_{name}", text, ("tier", *labels), registry=self.registry)
+
+    def _seconds(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(
+            f"offramp_{name}_seconds",
+            text,
+            ("tier", *labels),
             buckets=_SECONDS,
-            registry=registry,
+            registry=self.registry,
         )
-        self._wire_bytes = Counter(
-            "offramp_wire_bytes",
-            "Whole gRPC messages of samples and results, the 5 bytes before each included.",
-            ("tier", "side", "direction"),
-            registry=registry,
-        )
-        self._in_flight = Gauge(
-            "offramp_in_flight",
-            "Samples accepted and not yet answered.",
-            ("tier",),
-            registry=registry,
-        )
-        self._build = Gauge(
-            "offramp_build_info", "What runs.", ("tier", "version", "python"), registry=registry
-        )
-        self._bundle = Gauge(
-            "offramp_bundle_info",
-            "The bundle in use.",
-            ("tier", "name", "network", "policy"),
-            registry=registry,
-        )
-        self.in_flight = self._in_flight.labels(tier)
-        self.request_seconds = self._request_seconds.labels(tier)
-        self.hop_seconds = self._hop_seconds.labels(tier)
+
+    def _start_at_zero(self, stages: Sequence[int]) -> None:
         for outcome in get_args(Outcome):
-            self._requests.labels(tier, outcome)
+            self._requests.labels(self._tier, outcome)
         for reason in get_args(DegradedReason):
-            self._degraded.labels(tier, reason)
-        for side in get_args(Side):
-            for direction in get_args(Direction):
-                self._wire_bytes.labels(tier, side, direction)
-        for exit_index in exits:
-            self._exits.labels(tier, str(exit_index))
-        for stage in stages:
-            self._queue_seconds.labels(tier, str(stage))
-            self._stage_seconds.labels(tier, str(stage))
-            self._batch_size.labels(tier, str(stage))
+            self._degraded.labels(self._tier, reason)
+        for side, direction in itertools.product(get_args(Side), get_args(Direction)):
+            self._wire_bytes.labels(self._tier, side, direction)
+        for stage in map(str, stages):
+            self._exits.labels(self._tier, stage)
+            self._queue_seconds.labels(self._tier, stage)
+            self._stage_seconds.labels(self._tier, stage)
+            self._batch_size.labels(self._tier, stage)
 
     def identify(self, *, version: str, bundle: str, network: str, policy: str) -> None:
         """State what runs and the bundle it serves."""

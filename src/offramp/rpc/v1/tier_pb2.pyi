@@ -46,14 +46,16 @@ class Request(_message.Message):
     def __init__(self, names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[SampleId, _Mapping]]] = ...) -> None: ...
 
 class Response(_message.Message):
-    __slots__ = ("names", "results", "credits")
+    __slots__ = ("names", "results", "credits", "message_bytes")
     NAMES_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     CREDITS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     names: _containers.RepeatedCompositeFieldContainer[Name]
     results: _containers.RepeatedCompositeFieldContainer[Result]
     credits: int
-    def __init__(self, names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., credits: _Optional[int] = ...) -> None: ...
+    message_bytes: int
+    def __init__(self, names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., credits: _Optional[int] = ..., message_bytes: _Optional[int] = ...) -> None: ...
 
 class Name(_message.Message):
     __slots__ = ("number", "origin", "network", "policy")

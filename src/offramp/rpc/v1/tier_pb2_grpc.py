@@ -55,7 +55,8 @@ class TierServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Stream(self, request_iterator, context):
-        """Samples up, results down in the order in which they are ready. The first response grants the credits.
+        """Samples up, results down in the order in which they are ready. The first response grants the credits and tells
+        the limit of a message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,129 @@
+"""`offramp infer` as a user types it: what it prints, in which order, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.serving.tiers import Program, clean_environment
+from tests.serving.toy import SURE_AT
+
+NOWHERE = "127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def device(scores: Path) -> Iterator[Program]:
+    """A device with nothing above it."""
+    program = Program("device", scores, "--plan.last_stage", "0")
+    yield program
+    program.kill()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Three images; the device is sure of the first one only."""
+    folder = tmp_path_factory.mktemp("images")
+    for k, pixels in enumerate(SURE_AT):
+        Image.fromarray(pixels[..., 0]).save(folder / f"{k}.png")
+    return [str(folder / f"{k}.png") for k in range(3)]
+
+
+def infer(address: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("offramp")), "infer", "--device", address]
+    return subprocess.run(
+        [*command, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=clean_environment(**variables),
+    )
+
+
+def mistake(address: str, *arguments: str, code: int = 2) -> str:
+    """The one line that it ends with."""
+    done = infer(address, *arguments)
+    assert (done.returncode, done.stdout) == (code, ""), done
+    (line,) = done.stderr.splitlines()
+    return line.removeprefix("offramp: ")
+
+
+def test_one_line_an_image_in_the_order_given(device: Program, files: list[str]) -> None:
+    order = [files[1], files[0], files[2], files[0]]
+    done = infer(device.listen, *order)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == order
+    assert "cat 1.000 (device, exit 0, " in lines[1]
+    assert ["degraded: unreachable" in line for line in lines] == [True, False, True, False]
+
+
+def test_json_is_one_object_a_line(device: Program, files: list[str]) -> None:
+    done = infer(device.listen, "--json", *files)
+    first, second, _ = (json.loads(line) for line in done.stdout.splitlines())
+    assert (first["image"], first["class"], first["label"]) == (files[0], "cat", 0)
+    assert (first["tier"], first["exit"], first["degraded"]) == ("device", 0, None)
+    assert second["degraded"] == "unreachable"
+    assert sum(first["probabilities"]) == pytest.approx(1, abs=1e-5)
+    assert [leg["tier"] for leg in first["trail"]] == ["device"]
+
+
+def test_local_says_that_it_was_asked_for(device: Program, files: list[str]) -> None:
+    done = infer(device.listen, "--local", *files)
+    assert done.returncode == 0
+    assert [line.endswith("degraded: policy)") for line in done.stdout.splitlines()] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_one_bad_image_is_one_line_and_the_others_are_answered(
+    device: Program, files: list[str], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(files[0]).read_bytes()[:-20])
+    done = infer(device.listen, files[0], str(broken), str(tmp_path / "none.png"))
+    assert done.returncode == 2
+    assert len(done.stdout.splitlines()) == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"offramp: {broken}: payload.image: ")
+    assert "none.png: cannot be read: No such file" in second
+
+
+def test_a_policy_that_the_device_does_not_hold(device: Program, files: list[str]) -> None:
+    line = mistake(device.listen, "--policy", "bold", files[0])
+    assert line.startswith(f"{files[0]}: policy: bold is not held here; held: usual (")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--in-flight", "0", "--in-flight: 0 is below 1"),
+        ("--deadline", "0", "--deadline: 0 is not above 0"),
+        ("--deadline", "nan", "--deadline: nan is not above 0"),
+    ],
+)
+def test_a_flag_out_of_range(
+    device: Program, files: list[str], flag: str, value: str, said: str
+) -> None:
+    assert mistake(device.listen, flag, value, files[0]).startswith(said)
+
+
+def test_a_dead_port_is_one_line_within_the_deadline(files: list[str]) -> None:
+    began = time.monotonic()
+    line = mistake(NOWHERE, "--deadline", "0.5", files[0], code=1)
+    assert line == f"{NOWHERE} does not answer within 0.5 s"
+    assert time.monotonic() - began < 4.5  # the start of Python included
+
+
+def test_a_proxy_for_the_web_is_not_for_tiers(device: Program, files: list[str]) -> None:
+    proxy = "http://127.0.0.1:9"  # where nothing listens
+    done = infer(device.listen, files[0], http_proxy=proxy, https_proxy=proxy, grpc_proxy=proxy)
+    assert (done.returncode, done.stderr) == (0, "")
