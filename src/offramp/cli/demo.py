@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInput("demo", f"needs the extra `demo` ({exc.name} is missing)") from exc
     from offramp.bundle import load_bundle
     from offramp.data import load
-    from offramp.evaluation.comparison import ALONE, arms, as_json, compare
+    from offramp.evaluation.comparison import arms, as_json, compare
 
     if arguments.images < 1:
         raise InvalidInput("--images", f"{arguments.images} is not at least 1")
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = [arm.name for arm in arms(len(bundle.manifest.network.stages))]
     with LiveView(names, labels) as view:
         results = compare(bundle, images, labels, watch=view.saw)
-    view.console.print(table(results, len(images), min(ALONE, len(images))))
+    view.console.print(table(results, len(images)))
     for name, result in results.items():
         if result.run.degraded:
             sys.stderr.write(f"offramp: {name}: {result.run.degraded} answers were degraded\n")

@@ -29,7 +29,6 @@ from offramp.wire import encode_image
 WARM_UP = (
     200  # images before the clock starts: sessions, streams and names are then as they will stay
 )
-ALONE = 1000  # images whose latency is measured with one in flight
 DEADLINE_S = 30.0  # far from any measured latency: no answer here is cut short
 
 Form = Literal["raw", "png", "jpeg"]
@@ -38,12 +37,16 @@ Watch = Callable[[str, Timed], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One way to answer: where the stages run, by which policy, from which form of the image."""
+    """One way to answer: where the stages run, by which policy, from which form of the image.
+
+    alone: over how many images it is measured with one in flight as well.
+    """
 
     name: str
     last_stages: tuple[tuple[str, int], ...]
     policy: str = ""
     form: Form = "raw"
+    alone: int = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ def arms(stages: int) -> tuple[Arm, ...]:
     split = (("device", 0), ("fog", min(1, last)), ("cloud", last))
     cloud = (("device", -1), ("fog", -1), ("cloud", last))
     return (
-        Arm(name="three_tier", last_stages=split),
+        Arm(name="three_tier", last_stages=split, alone=1000),
         Arm(name="first_exit", last_stages=split, policy="first-exit"),
         Arm(name="plain_split", last_stages=split, policy="final-exit"),
         Arm(name="all_device", last_stages=(("device", last),), policy="final-exit"),
@@ -83,12 +86,11 @@ def compare(
     labels: NDArray[np.int64],
     *,
     in_flight: int = 8,
-    alone: int = ALONE,
     watch: Watch = lambda _arm, _timed: None,
 ) -> dict[str, ArmResult]:
     """Every arm's result, by name. Starts and stops the tiers; `watch` sees each outcome as it arrives.
 
-    images: (N, H, W, C) uint8; alone: over how many of them latency with one in flight is measured.
+    images: (N, H, W, C) uint8; labels: (N,).
     """
     results = {}
     for last_stages, group in _by_deployment(arms(len(bundle.manifest.network.stages))):
@@ -96,7 +98,7 @@ def compare(
             for arm in group:
                 inputs = encoded(images, arm.form)
                 results[arm.name] = asyncio.run(
-                    _measure(arm, deployment.device, inputs, labels, in_flight, alone, watch)
+                    _measure(arm, deployment.device, inputs, labels, in_flight, watch)
                 )
     return results
 
@@ -114,7 +116,6 @@ async def _measure(
     inputs: Sequence[Image],
     labels: NDArray[np.int64],
     in_flight: int,
-    alone: int,
     watch: Watch,
 ) -> ArmResult:
     async with AsyncClient(device, name="demo", policy=arm.policy) as client:
@@ -128,7 +129,7 @@ async def _measure(
 
         await run(inputs[:WARM_UP], in_flight, lambda _arm, _timed: None)
         together = await run(inputs, in_flight, watch)
-        singly = await run(inputs[:alone], 1, lambda _arm, _timed: None)
+        singly = await run(inputs[: arm.alone], 1, lambda _arm, _timed: None)
     return ArmResult(run=figures_of(together, labels), alone=figures_of(singly, labels))
 
 
