@@ -320,6 +320,5 @@ def load_sums(folder: Path) -> dict[str, str]:
 EXAMPLE = Path(__file__).parent.parent / "examples/fashion_mnist"
 
 
-@pytest.mark.skipif(not (EXAMPLE / "bundle").exists(), reason="there is no example bundle")
 def test_the_example_with_its_bundle_and_images_is_under_8_megabytes() -> None:
     assert sum(path.stat().st_size for path in EXAMPLE.rglob("*") if path.is_file()) < 8_000_000
