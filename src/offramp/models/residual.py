@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A stem at full resolution, then one basic block a width; a stride of 2 halves the picture.
+    """A stem, then one basic block a width; a stride of 2 halves the picture.
 
     Submodules to attach exits to: `stem`, `blocks.0`, `blocks.1`, ...
     """
@@ -46,6 +46,7 @@ class SmallResNet(nn.Module):
         channels: int,
         classes: int,
         stem: int = 16,
+        stem_stride: int = 1,
         widths: Sequence[int] = (32, 64, 96, 96, 128),
         strides: Sequence[int] = (2, 2, 1, 1, 2),
     ) -> None:
@@ -53,7 +54,7 @@ class SmallResNet(nn.Module):
         if len(widths) != len(strides):
             raise ValueError(f"strides: {len(strides)} for {len(widths)} widths")
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, stem, 3, padding=1, bias=False),
+            nn.Conv2d(channels, stem, 3, stem_stride, padding=1, bias=False),
             nn.BatchNorm2d(stem),
             nn.ReLU(inplace=True),
         )

@@ -1,6 +1,8 @@
 """The joint loss over all exits, as a Lightning module.
 
-loss = sum over exits i of weight_i * cross-entropy_i  (Scardapane et al. 2020, section "Training").
+loss = sum over exits i of weight_i * loss_i  (Scardapane et al. 2020, section "Training")
+
+loss_i is the cross-entropy and, in distillation, the distance to what the last exit says as well.
 """
 
 from __future__ import annotations
@@ -12,25 +14,45 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offramp.models import ExitNetwork
-from offramp.training.recipe import Optimiser
+from offramp.training.recipe import Distillation, Joint, Optimiser
 
 Batch = tuple[Tensor, Tensor]  # images (N, H, W, C) uint8, labels (N,) int64
+
+
+def distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """temperature^2 * KL(teacher || student) of softened logits, twice (N, classes) -> a number."""
+    soft = F.kl_div(
+        F.log_softmax(student / temperature, 1),
+        F.log_softmax(teacher / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return temperature**2 * soft
 
 
 class JointTraining(pl.LightningModule):
     """Trains every exit at once; logs loss and accuracy of each exit for every epoch."""
 
     def __init__(
-        self, network: ExitNetwork, weights: tuple[float, ...], optimiser: Optimiser
+        self,
+        network: ExitNetwork,
+        weights: tuple[float, ...],
+        optimiser: Optimiser,
+        regime: Joint | Distillation,
     ) -> None:
         super().__init__()
         self.network, self.weights, self.optimiser = network, weights, optimiser
+        self.regime = regime
 
     def _step(self, batch: Batch, split: str, smoothing: float) -> Tensor:
         images, labels = batch
         losses = []
-        for exit_index, logits in enumerate(self.network(images).logits):
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        every = [logits.float() for logits in self.network(images).logits]
+        for exit_index, logits in enumerate(every):
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            if isinstance(self.regime, Distillation) and logits is not every[-1]:
+                taught = distance(logits, every[-1].detach(), self.regime.temperature)
+                loss = (1 - self.regime.share) * loss + self.regime.share * taught
             accuracy = (logits.argmax(1) == labels).float().mean()
             losses.append(loss)
             for figure, value in (("loss", loss), ("accuracy", accuracy)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -31,6 +31,7 @@ class Backbone(BaseModel):
 
     model_config = _STRICT
     stem: Annotated[int, Field(ge=1)] = 16
+    stem_stride: Annotated[int, Field(ge=1)] = 1
     widths: Annotated[tuple[_Size, ...], Field(min_length=1)] = (32, 64, 96, 96, 128)
     strides: Annotated[tuple[_Size, ...], Field(min_length=1)] = (2, 2, 1, 1, 2)
 
@@ -47,6 +48,29 @@ class Exit(BaseModel):
     def exit_at(self) -> ExitAt:
         """The same, as `attach` takes it."""
         return ExitAt(at=self.at, head=self.head, codec=self.codec)
+
+
+class Joint(BaseModel):
+    """All exits at once: the weighted sum of their cross-entropies."""
+
+    model_config = _STRICT
+    kind: Literal["joint"] = "joint"
+
+
+class Distillation(BaseModel):
+    """Jointly, and every early exit also learns the last exit's softened probabilities.
+
+    Its loss is (1 - share) * cross-entropy + share * temperature^2 * KL(last || early).
+    Source: Hinton et al. 2015, arXiv 1503.02531; between exits, Phuong and Lampert 2019 (ICCV).
+    """
+
+    model_config = _STRICT
+    kind: Literal["distillation"]
+    temperature: Annotated[float, Field(gt=0)] = 3.0
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+Regime = Annotated[Joint | Distillation, Field(discriminator="kind")]
 
 
 class Optimiser(BaseModel):
@@ -76,6 +100,7 @@ class Recipe(BaseModel):
     data: Data
     backbone: Backbone = Backbone()
     exits: Annotated[tuple[Exit, ...], Field(min_length=1)]
+    regime: Regime = Joint()
     optimiser: Optimiser
 
     @model_validator(mode="after")

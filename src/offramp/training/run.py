@@ -188,7 +188,7 @@ def train(
             enable_model_summary=False,
         )
         trainer.fit(
-            JointTraining(network, recipe.weights, recipe.optimiser),
+            JointTraining(network, recipe.weights, recipe.optimiser, recipe.regime),
             batches,
             Batches(held, 500),
             ckpt_path=checkpoint,
