@@ -1,0 +1,61 @@
+"""Results as JSON files: what was found, and the command, seeds, data and versions that made it.
+
+    benchmarks/results/NAME.json = {command, seeds, data, versions, found}
+
+`docs/results.md` is generated from these files alone (`python -m benchmarks.results`).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("offramp", "torch", "lightning", "onnx", "onnxruntime", "numpy")
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Of Python and of the packages that decide a result; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in (*_PACKAGES, *more):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write(
+    name: str,
+    found: Any,
+    *,
+    command: str,
+    data: Mapping[str, str],
+    seeds: Sequence[int] = (),
+    packages: Sequence[str] = (),
+) -> Path:
+    """Write what was found as `benchmarks/results/NAME.json`.
+
+    data: SHA-256 by file, of everything that was read; packages: whose versions matter beside the usual ones.
+    """
+    content = {
+        "command": command,
+        "seeds": list(seeds),
+        "data": dict(data),
+        "versions": versions(*packages),
+        "found": found,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def read(name: str) -> dict[str, Any]:
+    """The content of `benchmarks/results/NAME.json`."""
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content
