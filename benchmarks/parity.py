@@ -1,10 +1,10 @@
 """Whether the committed bundle says what PyTorch says, on all test images.
 
-python -m benchmarks.parity [--bundle FOLDER] [--run RUN] [--images N] [--batch N]
+python -m benchmarks.parity [--bundle FOLDER] [--run RUN] [--images N] [--batch N] | --zoo
 
 Per stage on equal inputs, then end to end, then three tiers as real processes against the reference in this
 process; exit code 1 where a rule (of `offramp.export.parity`, of `offramp.evaluation.agreement`) is broken. Without
---run the PyTorch network is rebuilt from the bundle itself.
+--run the PyTorch network is rebuilt from the bundle itself. --zoo is about other networks (benchmarks/parity_zoo.py).
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import parity_zoo, record
+from benchmarks.table import table, verdict
 from offramp import Client, data
 from offramp.bundle import Bundle, load_bundle
+from offramp.data import ImageSet
 from offramp.errors import InvalidInput
 from offramp.evaluation.agreement import Difference, differences, ties
 from offramp.evaluation.deployment import Deployment
@@ -42,6 +46,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="test images, the first so many (default: all)")
     parser.add_argument("--batch", type=int, default=32, help="of onnxruntime (default: 32)")
     parser.add_argument("--data", type=Path, help="where the data set's files lie")
+    parser.add_argument("--zoo", action="store_true", help="other networks, each with two exits")
     return parser.parse_args(argv)
 
 
@@ -121,24 +126,53 @@ def deployment_rows(network: ExitNetwork, bundle: Bundle, images: NDArray[np.uin
 def _print(rows: Sequence[Row]) -> None:
     widths = [max(len(str(row[column])) for row in rows) for column in range(3)]
     for what, found, bar, holds in rows:
-        verdict = "ok" if holds else "BROKEN"
-        print(f"{what:<{widths[0]}}  {found:>{widths[1]}}  bar {bar:<{widths[2]}}  {verdict}")
+        said = "ok" if holds else "BROKEN"
+        print(f"{what:<{widths[0]}}  {found:>{widths[1]}}  bar {bar:<{widths[2]}}  {said}")
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The section of docs/results.md, without its heading."""
+    found = record["found"]
+    rows = [(row["what"], row["found"], row["bar"], verdict(row["holds"])) for row in found["rows"]]
+    said = (
+        f"`{record['command']}`: onnxruntime against PyTorch on {found['images']:,} test images, then three processes "
+        "against the in-process reference."
+    )
+    return f"{said}\n\n{table(('what', 'found', 'bar', ''), rows)}"
+
+
+def _keep(rows: Sequence[Row], images: ImageSet, bundle: Bundle) -> None:
+    """Write what was found of the whole test set of the shipped bundle."""
+    keys = ("what", "found", "bar", "holds")
+    found = {
+        "network": bundle.digest,
+        "images": len(images),
+        "rows": [dict(zip(keys, row, strict=True)) for row in rows],
+    }
+    command = "python -m benchmarks.parity"
+    path = record.write("parity", found, command=command, data=images.sha256)
+    print(f"{path} written")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare and print; 0 where every row holds, 1 where one does not, 2 for wrong input."""
     args = _arguments(argv)
     try:
+        if args.zoo:
+            return parity_zoo.run(args.data)
         bundle = load_bundle(args.bundle)
         trained = open_run(args.run) if args.run else open_bundle(bundle)
         folder = args.data or (EXAMPLE if args.bundle == BUNDLE else None)
-        images = data.load(trained.recipe.data.name, "test", folder).images[: args.images]
+        test = data.load(trained.recipe.data.name, "test", folder)
+        images = test.images[: args.images]
         rows = rows_of(compare(trained.network, bundle, images, batch=args.batch))
         rows += deployment_rows(trained.network, bundle, images)
     except InvalidInput as exc:
         print(exc, file=sys.stderr)
         return 2
     _print(rows)
+    if args.bundle == BUNDLE and len(images) == len(test):
+        _keep(rows, test, bundle)
     return 0 if all(holds for *_, holds in rows) else 1
 
 

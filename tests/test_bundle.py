@@ -123,6 +123,9 @@ def test_a_sums_file_may_not_point_outside_the_bundle(plain_bundle: Writer) -> N
         load_bundle(folder)
 
 
+RAW_INPUT = {"name": "x", "dtype": "int64", "shape": [7, 3], "bits": 64}
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -133,6 +136,11 @@ def test_a_sums_file_may_not_point_outside_the_bundle(plain_bundle: Writer) -> N
         (lambda m: m["network"]["boundaries"][1]["tensors"][0].update(bits=12), "tensors.0"),
         (lambda m: m["network"]["stages"][0].update(file="../x.onnx"), "stages.0.file"),
         (lambda m: m["network"]["stages"].pop(), "network"),
+        (lambda m: m["network"].pop("preparation"), "network.preparation"),
+        (lambda m: m["network"]["preparation"].update(mean=[0.5, 0.5]), "network"),
+        (lambda m: m["network"]["preparation"].update(mean=[0.5] * 2, std=[1] * 2), "network"),
+        (lambda m: m["network"]["boundaries"][0]["tensors"][0].update(shape=[4, 4]), "network"),
+        (lambda m: m["network"]["boundaries"][0]["tensors"].append(RAW_INPUT), "network"),
         (lambda m: m["costs"].pop(), "(whole file)"),
         (lambda m: m["costs"][0].update(boundary_bytes=5), "(whole file)"),
         (lambda m: m["costs"][0].update(flops=-1), "costs.0.flops"),
@@ -203,6 +211,24 @@ def test_a_policy_is_found_by_name_and_by_id_and_the_first_is_the_default(
 
 def argument(name: str, type_: str, *shape: int | str) -> SimpleNamespace:
     return SimpleNamespace(name=name, type=type_, shape=list(shape))
+
+
+def test_a_network_without_preparation_takes_one_raw_tensor(plain_bundle: Writer) -> None:
+    folder = plain_bundle()
+    before = load_bundle(folder).digest
+
+    def raw(manifest: dict[str, Any]) -> None:
+        manifest["network"].update(preparation=None)
+        manifest["network"]["boundaries"][0]["tensors"] = [RAW_INPUT]
+        manifest["costs"][0]["boundary_bytes"] = 7 * 3 * 8
+
+    edit_manifest(folder, raw)
+    bundle = load_bundle(folder)
+    assert (bundle.manifest.network.takes.dtype, bundle.manifest.network.takes.shape) == (
+        "int64",
+        (7, 3),
+    )
+    assert bundle.digest != before
 
 
 IMAGE = argument("image", "tensor(uint8)", "batch", 4, 4, 1)

@@ -92,7 +92,7 @@ def test_a_recipe_becomes_a_run_and_a_run_a_bundle(
     ("before", "after", "message"),
     [
         ('at = "blocks.0"', 'at = "block.0"', "exits.0.at: the network has no submodule 'block.0'"),
-        ("stride = 2", "stride = 3", "exits.0.codec.stride: 3 does not divide"),
+        ("stride = 2", "stride = 3", "exits.0.codec.stride: of 'blocks.0': 3 does not divide"),
         ("widths = [4", "widths = [0", "backbone.widths.0: "),
     ],
 )

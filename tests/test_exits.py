@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from offramp.exits import ExitPolicy, ExitSetting, fit_temperature, fit_thresholds
-from offramp.exits.confidence import max_probability, softmax
+from offramp.exits import NEVER, ExitPolicy, ExitSetting, fit_temperature, fit_thresholds
+from offramp.exits.confidence import softmax
 from offramp.exits.thresholds import exit_taken
 
 
@@ -24,7 +24,7 @@ def test_softmax_of_two_equal_logits_is_a_half_each_and_rows_sum_to_one() -> Non
 
 
 def test_the_most_probable_class_never_has_less_than_its_even_share() -> None:
-    confidence = max_probability(softmax(logits_of(50)))
+    confidence = policy_of(0.5).decide(0, logits_of(50)).confidence
     assert (confidence >= 1 / 5).all()
     assert (confidence <= 1).all()
 
@@ -99,7 +99,7 @@ def test_nobody_leaves_early_where_every_early_exit_is_wrong() -> None:
     correct = np.array([[False] * 10, [True] * 10])
     fitted = fit_thresholds(confidence, correct, [0, 1], max_drop=0.0)
     assert fitted.exit_shares == (0.0, 1.0)
-    assert fitted.thresholds == (2.0,)  # a number in JSON, and above every probability
+    assert fitted.thresholds == (NEVER,)
 
 
 def test_a_network_whose_only_exit_is_its_own_needs_no_threshold() -> None:
@@ -158,6 +158,6 @@ def test_a_setting_that_is_no_usable_number_is_refused(settings: dict, field: st
 
 def test_an_unknown_rule_and_a_policy_without_exits_are_refused() -> None:
     with pytest.raises(ValueError, match="max-probability"):
-        ExitPolicy(name="p", rule="entropy", exits=(ExitSetting(),))
+        ExitPolicy(name="p", rule="oracle", exits=(ExitSetting(),))
     with pytest.raises(ValueError, match="exits"):
         ExitPolicy(name="p", exits=())

@@ -30,6 +30,7 @@ from offramp.models import CodecSpec, ExitAt, HeadSpec, Preparation, SmallResNet
 from offramp.serving.runner import open_session
 from offramp.training import build_network
 from offramp.training.run import held_out
+from offramp.wire import TensorSpec
 
 pytestmark = pytest.mark.train
 
@@ -50,9 +51,9 @@ def test_costs_of_a_network_are_those_counted_by_hand() -> None:
         SmallResNet(channels=1, classes=10, stem=4, widths=(8, 8), strides=(2, 1)),
         [ExitAt(at="blocks.0", head=HeadSpec(kind="pool"), codec=CodecSpec(channels=2, bits=4))],
         prepare=Preparation([0.5], [0.5]),
-        image_shape=(8, 8, 1),
+        takes=TensorSpec(name="image", dtype="uint8", shape=(8, 8, 1)),
     )
-    first, second = stage_costs(network, (8, 8, 1), (64, 16))
+    first, second = stage_costs(network, (64, 16))
     block = conv_flops(4, 8, 3, 4) + conv_flops(8, 8, 3, 4) + conv_flops(4, 8, 1, 4)
     assert first.flops == conv_flops(1, 4, 3, 8) + block
     assert second.flops == 2 * conv_flops(8, 8, 3, 4) + 2 * 8 * 10
@@ -274,7 +275,7 @@ def test_networks_of_tokens_and_of_vectors_become_bundles_that_keep_parity(
         make(),
         [ExitAt(at=at, head=HeadSpec(kind="pool")) for at in exits],
         prepare=Preparation([0.5] * 3, [0.25] * 3),
-        image_shape=(32, 32, 3),
+        takes=TensorSpec(name="image", dtype="uint8", shape=(32, 32, 3)),
     ).eval()
     held = held_out(untrained.recipe, small_data)
     bundle = write_bundle(network, tmp_path / "bundle", held, Exporting(name="x"))

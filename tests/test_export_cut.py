@@ -15,10 +15,12 @@ pytest.importorskip("onnxscript")
 from torch import Tensor, nn
 
 from offramp.errors import InvalidInput
+from offramp.export.batch_size import anchor_batch
 from offramp.export.cut import CutStage, cut_stages
 from offramp.export.liveness import Dataflow
-from offramp.export.whole import export_whole, marker_names
+from offramp.export.whole import export_whole
 from offramp.models import CodecSpec, ExitAt, ExitNetwork, HeadSpec, Preparation, attach
+from offramp.wire import TensorSpec
 
 pytestmark = [
     pytest.mark.train,
@@ -27,6 +29,7 @@ pytestmark = [
 ]
 
 SHAPE = (8, 8, 1)
+TAKES = TensorSpec(name="image", dtype="uint8", shape=SHAPE)
 POOL = HeadSpec(kind="pool")
 
 
@@ -78,26 +81,26 @@ def run_chain(stages: tuple[CutStage, ...], images: np.ndarray) -> list[np.ndarr
     return logits
 
 
-def cut(network: ExitNetwork, shape: tuple[int, int, int]) -> tuple[Any, tuple[CutStage, ...]]:
-    whole = export_whole(network, shape)
-    return whole, cut_stages(whole, marker_names(network))
+def cut(network: ExitNetwork) -> tuple[Any, tuple[CutStage, ...]]:
+    whole = export_whole(network)
+    return whole.model, cut_stages(whole)
 
 
 @pytest.fixture(scope="module")
 def branching() -> ExitNetwork:
     torch.manual_seed(2)
     exits = [ExitAt(at="first", head=POOL), ExitAt(at="second", head=POOL)]
-    return attach(Branching(), exits, prepare=Preparation([0.5], [0.5]), image_shape=SHAPE).eval()
+    return attach(Branching(), exits, prepare=Preparation([0.5], [0.5]), takes=TAKES).eval()
 
 
 @pytest.fixture(scope="module")
 def branches(branching: ExitNetwork) -> tuple[CutStage, ...]:
-    return cut(branching, SHAPE)[1]
+    return cut(branching)[1]
 
 
 @pytest.fixture(scope="module")
 def coded(untrained: Any) -> tuple[Any, tuple[CutStage, ...]]:
-    return cut(untrained.network, (32, 32, 3))
+    return cut(untrained.network)
 
 
 @pytest.mark.parametrize("count", [1, 3, 32])
@@ -189,17 +192,17 @@ def test_a_codec_that_covers_one_of_two_live_values_is_refused() -> None:
         Branching(),
         [ExitAt(at="first", head=POOL, codec=codec)],
         prepare=Preparation([0.5], [0.5]),
-        image_shape=SHAPE,
+        takes=TAKES,
     ).eval()
     with pytest.raises(InvalidInput, match="need more than its codes") as caught:
-        cut(network, SHAPE)
+        cut(network)
     assert caught.value.field == "exits.0.codec"
 
 
 def test_a_network_whose_only_exit_is_its_own_is_one_stage() -> None:
     backbone = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 3))
-    network = attach(backbone, [], prepare=Preparation([0.5], [0.5]), image_shape=SHAPE).eval()
-    _, stages = cut(network, SHAPE)
+    network = attach(backbone, [], prepare=Preparation([0.5], [0.5]), takes=TAKES).eval()
+    _, stages = cut(network)
     images = random_images(3)
     with torch.no_grad():
         wanted = network(torch.from_numpy(images)).logits[0].numpy()
@@ -215,11 +218,11 @@ def test_a_network_in_training_mode_or_with_a_fixed_batch_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.out(x.reshape(len(x), 64))
 
-    network = attach(Fixed(), [], prepare=Preparation([0.5], [0.5]), image_shape=SHAPE)
+    network = attach(Fixed(), [], prepare=Preparation([0.5], [0.5]), takes=TAKES)
     with pytest.raises(InvalidInput, match="training mode"):
-        export_whole(network.train(), SHAPE)
+        export_whole(network.train())
     with pytest.raises(InvalidInput, match="fixes the batch size"):
-        export_whole(network.eval(), SHAPE)
+        export_whole(network.eval())
 
 
 def test_liveness_of_a_graph_drawn_by_hand() -> None:
@@ -242,3 +245,64 @@ def test_liveness_of_a_graph_drawn_by_hand() -> None:
     assert before == {"x", "a", "b", "w"}
     assert flow.alive(before, ["c"]) == ("a", "b")
     assert not flow.is_data("w")
+
+
+def test_what_a_node_that_has_run_yields_is_there_with_all_of_its_outputs() -> None:
+    """x -> lstm -> (y, h): at a cut behind y, a reader of h needs h, and not x."""
+    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [node("LSTM", ["x", "w", "r"], ["y", "h", ""]), node("Neg", ["h"], ["z"])],
+        "drawn",
+        [info("x", 1, [2])],
+        [info("z", 1, [2])],
+        [onnx.helper.make_tensor(name, 1, [1], [1.0]) for name in "wr"],
+    )
+    flow = Dataflow(graph)
+    assert flow.alive(flow.before(["y"]), ["z"]) == ("h",)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "bounds", "wanted"),
+    [
+        (["batch", 4, 5], {}, [3, 4, 5]),
+        ([1, "batch", 5], {}, [1, 3, 5]),
+        (["4*batch", 5], {}, [12, 5]),
+        (["batch*2*3"], {}, [18]),
+        ([7, "batch", 5], {"start": -2}, [3, 5]),
+        ([7, "batch", 5], {"start": 2}, [5]),
+        (["batch", 4], {"end": 1}, [3]),
+    ],
+)
+def test_a_shape_is_rebuilt_from_the_batch_size(
+    sizes: list[int | str], bounds: dict[str, int], wanted: list[int]
+) -> None:
+    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    # The values of `other` cannot be computed from x: only its declared sizes can say its shape.
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [node("Shape", ["other"], ["sizes"], **bounds)],
+            "drawn",
+            [info("x", 1, ["batch", 2]), info("other", 1, sizes)],
+            [info("sizes", 7, [len(wanted)])],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    anchored = anchor_batch(model, "x", "batch")
+    assert Dataflow(anchored.graph).is_data("sizes") is False
+    del anchored.graph.input[1]
+    (found,) = session(anchored).run(["sizes"], {"x": np.zeros((3, 2), np.float32)})
+    assert found.tolist() == wanted
+
+
+def test_a_shape_of_sizes_that_data_decide_stays_data() -> None:
+    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [node("Shape", ["x"], ["sizes"])],
+            "drawn",
+            [info("x", 1, ["batch", "u0"])],
+            [info("sizes", 7, [2])],
+        )
+    )
+    assert Dataflow(anchor_batch(model, "x", "batch").graph).is_data("sizes")

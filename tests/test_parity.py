@@ -14,10 +14,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+from benchmarks import families, parity_zoo
 from benchmarks import parity as benchmark
+from torch import Tensor, nn
 
 from offramp.bundle import Bundle
+from offramp.data import ImageSet
 from offramp.export.parity import Parity, StageParity, compare, error, judge_codes
+from offramp.models.zoo import RecurrentClassifier
 
 pytestmark = pytest.mark.train
 
@@ -111,3 +115,80 @@ def test_the_benchmark_fails_by_exit_code_where_a_rule_is_broken(
 def test_the_reference_needs_no_torch() -> None:
     program = "import sys, offramp.evaluation.reference; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*_flat_weights.*were assigned during export")
+def test_a_family_of_the_zoo_becomes_two_rows_of_the_results(tmp_path: Path) -> None:
+    small = families.Family(
+        name="LSTM",
+        origin="zoo, random",
+        build=lambda _: RecurrentClassifier(channels=96, classes=4, width=4, depth=2),
+        exits=("layers.0", "layers.1"),
+        size=0,
+        samples=9,
+    )
+    images = ImageSet(
+        name="noise",
+        images=pixels(12),
+        labels=np.arange(12) % 4,
+        classes=tuple("abcd"),
+        sha256={},
+    )
+    plain, coded = (
+        parity_zoo.measured(small, tmp_path, images, codec=codec) for codec in (False, True)
+    )
+    assert plain["holds"]
+    assert plain["backbone"]["pytorch_equal_to_the_bit"]
+    assert plain["boundaries"][1] == {"tensors": ["features_1 float32 [32, 4]"], "bytes": 512}
+    assert coded["holds"]
+    assert coded["boundaries"][1] == {"tensors": ["codes_1 uint8 [4, 32]"], "bytes": 64}
+    assert coded["codes"] == 9 * 4 * 32
+    found = {"tolerance": 1e-4, "holds": True, "networks": [plain, coded]}
+    page = parity_zoo.markdown({"command": "parity --zoo", "found": found})
+    assert "to the bit in 1 of 1 networks" in page
+    assert page.count("| reached |") == 2
+
+
+def test_a_family_that_cannot_be_exported_is_a_row_that_says_so(tmp_path: Path) -> None:
+    class Sorted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.svd(x[:, :4, :4]).S
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(96, 4), nn.Linear(4, 4)
+            self.last = Sorted()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.second(self.first(x)))
+
+    family = families.Family(
+        name="x",
+        origin="y",
+        build=lambda _: Whole(),
+        exits=("first", "second"),
+        size=0,
+        samples=4,
+    )
+    images = ImageSet(
+        name="noise", images=pixels(4), labels=np.arange(4), classes=tuple("abcd"), sha256={}
+    )
+    row = parity_zoo.measured(family, tmp_path, images, codec=False)
+    assert not row["holds"]
+    assert "aten._linalg_svd in 'last'" in row["refused"]
+    page = parity_zoo.markdown(
+        {"command": "", "found": {"tolerance": 1e-4, "holds": False, "networks": [row]}}
+    )
+    assert "**not reached**" in page
+
+
+def test_the_zoo_asks_for_its_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OFFRAMP_DATA", raising=False)
+    assert benchmark.main(["--zoo"]) == 2
+    assert benchmark.main(["--zoo", "--data", str(tmp_path)]) == 2
+    unsaid, lacking = capsys.readouterr().err.splitlines()
+    assert "OFFRAMP_DATA" in unsaid
+    assert "lacks weights/resnet56" in lacking

@@ -142,7 +142,7 @@ def test_a_folder_that_is_no_run_says_what_it_lacks(tmp_path: Path) -> None:
         ("seed = 3", "sed = 3", "sed"),
         ("epochs = 2", "epochs = 0", "optimiser.epochs"),
         ("held_out = 0.2", "held_out = 1.5", "data.held_out"),
-        ("strides = [2, 2, 1]", "strides = [2, 2]", "(whole file)"),
+        ("strides = [2, 2, 1]", "strides = [2, 2]", "backbone"),
         ("bits = 3", "bits = 9", "exits.0.codec"),
         ('kind = "pool"', 'kind = "mlp"', "exits.0.head"),
         ('at = "blocks.0"', "at = 1", "exits.0.at"),
@@ -189,6 +189,10 @@ def numbered(count: int) -> ImageSet:
     )
 
 
+def labels_of(images: torch.Tensor) -> list[int]:
+    return [int(image[0, 0, 0]) for image in images]
+
+
 def test_a_training_epoch_shows_each_image_once_and_another_order_next_time() -> None:
     batches = Batches(numbered(12), 4, augment=Data(name="x", shift=0, flip=False), seed=1)
 
@@ -207,6 +211,16 @@ def test_a_training_epoch_drops_an_incomplete_batch_and_a_validation_epoch_does_
     whole = Batches(numbered(10), 4)
     assert [len(labels) for _, labels in whole] == [4, 4, 2]
     assert len(whole) == 3
+
+
+def test_processes_that_train_together_share_every_batch() -> None:
+    batches = Batches(numbered(12), 4, augment=Data(name="x", shift=0, flip=False), seed=1)
+    whole = [labels_of(images) for images, _ in batches]
+    batches.processes = 2
+    halves = []
+    for batches.rank in (0, 1):
+        halves.append([labels_of(images) for images, _ in batches])
+    assert [sorted(a + b) for a, b in zip(*halves, strict=True)] == [sorted(w) for w in whole]
 
 
 def test_shifting_moves_the_picture_whole_and_fills_with_black() -> None:

@@ -9,10 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.serving.tiers import Program, clean_environment
 from tests.serving.toy import SURE_AT
+
+from offramp.client.inputs import payload_of
+from offramp.errors import InvalidInput
 
 NOWHERE = "127.0.0.1:1"
 
@@ -127,3 +131,50 @@ def test_a_proxy_for_the_web_is_not_for_tiers(device: Program, files: list[str])
     proxy = "http://127.0.0.1:9"  # where nothing listens
     done = infer(device.listen, files[0], http_proxy=proxy, https_proxy=proxy, grpc_proxy=proxy)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_raw_tensor_is_asked_about_from_a_npy_file(raw: Path, tmp_path: Path) -> None:
+    x = np.array([0.0, 4.0, 1.0], np.float32).reshape(1, 3, 1)
+    files = {"right": x, "swapped": x.astype(">f4"), "double": x.astype(np.float64), "flat": x[0]}
+    for name, array in files.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    cloud = Program("cloud", raw)
+    try:
+        done = infer(cloud.listen, *(str(tmp_path / f"{name}.npy") for name in files))
+    finally:
+        cloud.kill()
+    assert done.returncode == 2
+    assert [": dog " in line for line in done.stdout.splitlines()] == [True, True]
+    double, flat = done.stderr.splitlines()
+    assert "payload.tensors[0].dtype: 'float64', not 'float32'" in double
+    assert "payload.tensors[0].shape: [3, 1], not [1, 3, 1]" in flat
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no array", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape'"],
+)
+def test_a_npy_file_that_holds_no_array_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.npy"
+    path.write_bytes(content)
+    with pytest.raises(InvalidInput, match="holds no NumPy array") as caught:
+        payload_of(path)
+    assert caught.value.field == str(path)
+
+
+def test_a_npy_file_of_objects_is_never_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "objects.npy"
+    np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(InvalidInput, match="holds no NumPy array"):
+        payload_of(path)
+    np.save(path, np.array(["text"]))
+    with pytest.raises(InvalidInput, match="<U4, not numbers"):
+        payload_of(path)
+
+
+def test_a_npy_file_that_claims_more_than_it_holds_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "claims.npy"
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(1 << 20,))
+    path.write_bytes(path.read_bytes()[:4096])
+    with pytest.raises(InvalidInput, match="holds no NumPy array"):
+        payload_of(path)

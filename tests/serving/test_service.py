@@ -70,7 +70,7 @@ async def test_the_description_says_what_is_held_and_how_far_it_goes(scores: Pat
         fog.engine.bundle.digest,
     )
     assert (list(network.stages), tuple(network.classes)) == ([0, 1], CLASSES)
-    assert list(network.image_shape) == [4, 4, 1]
+    assert (list(network.input_shape), network.input_dtype) == ([4, 4, 1], "uint8")
     assert [policy.name for policy in network.policies] == ["never", "usual", "always"]
     assert (said.plan.last_stage, said.plan.epoch) == (1, 4)
     assert (said.limits.in_flight, said.limits.message_bytes, said.limits.batch) == (7, 9999, 5)

@@ -90,7 +90,7 @@ def raw_bundle(folder: Path) -> Path:
     """Writes "raw"."""
     policy = ExitPolicy(name="usual", exits=(ExitSetting(threshold=0.9), ExitSetting()))
     boundaries = (Boundary(tensors=(RAW_0,)), Boundary(tensors=(RAW_1,)))
-    return _write(folder, "raw", (_raw_0(), _raw_1()), boundaries, (policy,))
+    return _write(folder, "raw", (_raw_0(), _raw_1()), boundaries, (policy,), preparation=None)
 
 
 def _write(
@@ -99,6 +99,7 @@ def _write(
     models: Sequence[onnx.ModelProto],
     boundaries: tuple[Boundary, ...],
     policies: tuple[ExitPolicy, ...],
+    preparation: Preparation | None = Preparation(mean=(0.0,), std=(1.0,)),  # noqa: B008 (frozen)
 ) -> Path:
     folder.mkdir(parents=True)
     stages = []
@@ -112,7 +113,7 @@ def _write(
     manifest = Manifest(
         name=name,
         network=Network(
-            preparation=Preparation(mean=(0.0,), std=(1.0,)),
+            preparation=preparation,
             classes=CLASSES,
             boundaries=boundaries,
             stages=tuple(stages),

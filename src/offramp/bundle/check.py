@@ -54,11 +54,15 @@ def check_stage(
 ) -> None:
     """Return where the opened stage has the manifest's tensors, in its order, with a dynamic batch.
 
-    inputs: those of boundary `stage`; outputs: the stage's logits, then the tensors of boundary
-    `stage` + 1. Raises InvalidBundle naming the stage's file and the tensor.
+    inputs: those of boundary `stage`; outputs: the stage's logits, its gate where it has one, then
+    the tensors of boundary `stage` + 1. Raises InvalidBundle naming the stage's file and the tensor.
     """
     network = manifest.network
-    logits = (network.stages[stage].logits, "float32", (len(network.classes),))
+    exit_outputs: list[tuple[str, str, tuple[int, ...]]] = [
+        (network.stages[stage].logits, "float32", (len(network.classes),))
+    ]
+    if (gate := network.stages[stage].gate) is not None:
+        exit_outputs.append((gate, "float32", ()))
     following = network.boundaries[stage + 1].tensors if stage + 1 < len(network.stages) else ()
     file = network.stages[stage].file
     _expect(
@@ -66,4 +70,8 @@ def check_stage(
         inputs,
         [(t.name, t.dtype, t.shape) for t in network.boundaries[stage].tensors],
     )
-    _expect(f"{file}: outputs", outputs, [logits, *((t.name, t.dtype, t.shape) for t in following)])
+    _expect(
+        f"{file}: outputs",
+        outputs,
+        [*exit_outputs, *((t.name, t.dtype, t.shape) for t in following)],
+    )

@@ -3,6 +3,7 @@
     network      what decides an answer besides the policy; its hash is the network digest
     costs        FLOPs, parameters and bytes per stage, for people and the planner
     policies     exit policies; the first one is the default
+    certificates what is guaranteed of a policy on this very network
     provenance   what made it: command, recipe, seed, data hashes, scores
 
 Unknown keys are errors in every part.
@@ -16,8 +17,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from offramp.exits import ExitPolicy
-from offramp.wire import TensorSpec
+from offramp.exits import RULES, ExitPolicy
+from offramp.exits.certificate import Certificate
+from offramp.wire import Coding, TensorSpec
 
 FORMAT: Final = 1
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -25,7 +27,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Preparation(BaseModel):
-    """What stage 0 does to the input before anything else; it lies in the graph."""
+    """What stage 0 does to an image before anything else; it lies in the graph."""
 
     model_config = _STRICT
     mean: tuple[float, ...]  # per channel, of values in [0, 1]
@@ -42,32 +44,52 @@ class Codec(BaseModel):
 
 
 class Boundary(BaseModel):
-    """What goes into a stage: its tensors, in wire order, and the codec that made them (if any)."""
+    """What goes into a stage: its tensors, in wire order, and the codec that made them (if any).
+
+    coding: tables for entropy coding of the codec's one tensor of codes, channels first.
+    """
 
     model_config = _STRICT
     tensors: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     codec: Codec | None = None
+    coding: Coding | None = Field(default=None, exclude_if=lambda coding: coding is None)
+
+    @model_validator(mode="after")
+    def _coding_fits(self) -> Boundary:
+        if self.coding is not None:
+            codes = self.tensors[0]
+            if self.codec is None or len(self.tensors) != 1 or codes.dtype != "uint8":
+                raise ValueError("coding: of a boundary that is not one tensor of codes")
+            if not self.coding.fits(codes.shape, codes.bits):
+                raise ValueError(f"coding: not for {list(codes.shape)} codes of {codes.bits} bits")
+        return self
 
     @property
     def size_bytes(self) -> int:
-        """Payload bytes per sample."""
+        """Payload bytes per sample; the most, where they are entropy-coded."""
         return sum(tensor.size_bytes for tensor in self.tensors)
 
 
 class Stage(BaseModel):
-    """One ONNX file: a boundary's tensors in, logits and the next boundary's tensors out."""
+    """One ONNX file: a boundary's tensors in, logits, gate and the next boundary's tensors out."""
 
     model_config = _STRICT
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.onnx$")]
     sha256: Sha256
     logits: str
+    # (N,) float32, before the sigmoid; None: the exit has no learned gate, and the digest no such key
+    gate: str | None = Field(default=None, exclude_if=lambda gate: gate is None)
 
 
 class Network(BaseModel):
-    """Preparation, classes, boundaries, stages: boundary k feeds stage k, which ends in exit k."""
+    """Preparation, classes, boundaries, stages: boundary k feeds stage k, which ends in exit k.
+
+    Boundary 0 is one tensor: a uint8 image (H, W, C) where there is a preparation, else a raw
+    tensor of any dtype and shape.
+    """
 
     model_config = _STRICT
-    preparation: Preparation
+    preparation: Preparation | None
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     boundaries: Annotated[tuple[Boundary, ...], Field(min_length=1)]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -77,6 +99,27 @@ class Network(BaseModel):
         if len(self.boundaries) != len(self.stages):
             raise ValueError(f"{len(self.boundaries)} boundaries for {len(self.stages)} stages")
         return self
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Network:
+        if len(self.boundaries[0].tensors) != 1 or self.boundaries[0].codec is not None:
+            raise ValueError("boundaries.0: the input is one tensor, without a codec")
+        if self.preparation is not None:
+            channels = len(self.preparation.mean)
+            if len(self.preparation.std) != channels:
+                raise ValueError("preparation: mean and std differ in length")
+            dtype, shape = self.takes.dtype, self.takes.shape
+            if dtype != "uint8" or len(shape) != 3 or shape[2] != channels:
+                raise ValueError(
+                    f"preparation: of images of {channels} channels, but boundary 0 is {dtype} "
+                    f"{list(shape)}"
+                )
+        return self
+
+    @property
+    def takes(self) -> TensorSpec:
+        """The one tensor of boundary 0, per sample."""
+        return self.boundaries[0].tensors[0]
 
     @property
     def digest(self) -> str:
@@ -107,6 +150,7 @@ class Manifest(BaseModel):
     network: Network
     costs: tuple[StageCost, ...]
     policies: Annotated[tuple[ExitPolicy, ...], Field(min_length=1)]
+    certificates: tuple[Certificate, ...] = ()
     provenance: dict[str, Any]
 
     @model_validator(mode="after")
@@ -129,12 +173,39 @@ class Manifest(BaseModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _gates_are_there(self) -> Manifest:
+        stages = self.network.stages[:-1]
+        for policy in self.policies:
+            for k, (stage, setting) in enumerate(zip(stages, policy.exits, strict=False)):
+                if RULES[policy.rule].needs_gate and setting.on and stage.gate is None:
+                    raise ValueError(
+                        f"policies: {policy.name} goes by the gate of exit {k}, and stage {k} has none"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_hold_here(self) -> Manifest:
+        ids = {policy.id for policy in self.policies}
+        for k, certificate in enumerate(self.certificates):
+            if certificate.network != self.network.digest:
+                raise ValueError(
+                    f"certificates.{k}: stale: of network {certificate.network[:12]}, and this "
+                    f"is {self.network.digest[:12]}; calibrate again"
+                )
+            if certificate.policy not in ids:
+                raise ValueError(
+                    f"certificates.{k}: of policy {certificate.policy[:12]}, which is not here"
+                )
+        return self
+
+    @property
+    def certified(self) -> frozenset[str]:
+        """The ids of the policies that have a certificate."""
+        return frozenset(certificate.policy for certificate in self.certificates)
+
     def policy(self, wanted: str) -> ExitPolicy | None:
         """The policy of that name or id; the default for an empty string; None if there is none."""
         if not wanted:
             return self.policies[0]
         return next((p for p in self.policies if wanted in (p.name, p.id)), None)
-
-    def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of boundary 0."""
-        return self.network.boundaries[0].tensors[0].shape

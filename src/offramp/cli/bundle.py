@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp.bundle import Bundle, load_bundle
+from offramp.exits import ExitPolicy
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,6 +38,13 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def _kind(policy: ExitPolicy) -> str:
+    if policy.combine == "none":
+        return policy.rule
+    weights = ", ".join(f"{setting.weight:.3g}" for setting in policy.exits)
+    return f"{policy.rule}, exits combined ({policy.combine}) with weights {weights}"
+
+
 def _table(bundle: Bundle) -> list[str]:
     manifest = bundle.manifest
     network = manifest.network
@@ -58,12 +66,17 @@ def _table(bundle: Bundle) -> list[str]:
             f"{boundary.size_bytes:>6}  {flops / 1e6:>7.1f}  {parameters:>10,}"
         )
     for policy in manifest.policies:
-        lines += ["", f"policy   {policy.name}  {policy.id}"]
+        lines += ["", f"policy   {policy.name}  {policy.id}", f"  {_kind(policy)}"]
         for k, setting in enumerate(policy.exits):
             last = k == len(policy.exits) - 1
             leaves = "the rest" if last else f"from {setting.threshold:.4f}"
             rule = leaves if setting.on else "off"
             lines.append(f"  exit {k}  {rule:<12}  temperature {setting.temperature:.3f}")
+        lines += [
+            f"  certified: {certificate}"
+            for certificate in manifest.certificates
+            if certificate.policy == policy.id
+        ]
     return lines
 
 

@@ -30,6 +30,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "(default: %(default)s)",
     )
     parser.add_argument(
+        "--entropy-coding",
+        action="store_true",
+        help="fit tables that make likely codes short on the wire",
+    )
+    parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="where the data set's files lie"
     )
     parser.set_defaults(run=run)
@@ -38,15 +43,19 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def run(args: argparse.Namespace) -> int:
     """Export; print what the default policy gives on the images held out."""
     with needs_train_extra("export"):
+        from offramp.data.fingerprints import TRAINED_ON
         from offramp.export.bundle import Exporting, write_bundle
         from offramp.training import open_run
         from offramp.training.run import held_out
     trained = open_run(args.trained)
+    trained_on = args.trained / TRAINED_ON
     exporting = Exporting(
         name=args.name or trained.recipe.data.name,
         max_drop=args.max_drop,
+        entropy_coding=args.entropy_coding,
         command=shlex.join(["offramp", *sys.argv[1:]]),
         provenance=trained.provenance,
+        trained_on=trained_on if trained_on.exists() else None,
     )
     held = held_out(trained.recipe, args.data)
     bundle = write_bundle(trained.network, args.out, held, exporting)

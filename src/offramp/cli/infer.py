@@ -1,4 +1,4 @@
-"""`offramp infer`: ask a running device about image files."""
+"""`offramp infer`: ask a running device about files of images, or of raw tensors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ _MOST_DEADLINE_S = 4000  # the wire's field holds 71 minutes
 
 def add(verbs: Any) -> None:
     """Register the verb."""
-    parser = verbs.add_parser("infer", help="ask a running device about images")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG or WebP")
+    parser = verbs.add_parser("infer", help="ask a running device about images or raw tensors")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="PNG, JPEG or WebP, or a .npy file that holds one sample",
+    )
     parser.add_argument("--device", default="127.0.0.1:7101", metavar="HOST:PORT")
     parser.add_argument("--deadline", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("--policy", default="", help="an exit policy's name or id")
@@ -33,7 +39,7 @@ def add(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one line an image, in the order given; 2 where one was refused, 1 where no answer came.
+    """Print one line a file, in the order given; 2 where one was refused, 1 where no answer came.
 
     Raises InvalidInput for a flag, and TierUnavailable where the device does not say what it holds.
     """

@@ -15,14 +15,21 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = subparsers.add_parser(
         "train",
         help="train a network with exits as a recipe says",
-        description="Train all exits of a network at once; the run resumes after any epoch.",
+        description="Train a network as its recipe's regime says; the run resumes after any epoch.",
     )
     parser.add_argument(
-        "recipe", type=Path, help="TOML file: data, network, exits, optimiser, seed"
+        "recipe", type=Path, help="TOML file: data, network, exits, regime, optimiser, seed"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="where the data set's files lie"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's")
+    parser.add_argument(
+        "--weights-from",
+        type=Path,
+        metavar="RUN",
+        help="begin with the weights of an earlier run, where they fit by name and shape",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the run's last epoch")
     parser.add_argument(
@@ -45,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         args.recipe,
         args.out,
         folder=args.data,
+        seed=args.seed,
+        weights_from=args.weights_from,
         resume=args.resume,
         precision=args.precision,
         stop_after=args.stop_after,

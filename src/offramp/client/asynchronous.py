@@ -11,29 +11,19 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from offramp.errors import DeadlineExceeded, InvalidInput, OfframpError
+from offramp.client.inputs import Image, payload_of
+from offramp.errors import DeadlineExceeded, OfframpError
 from offramp.rpc import (
     Answer,
-    EncodedImage,
     Origin,
     Payload,
     Sample,
     SampleId,
     StreamOptions,
-    TensorBytes,
     TierStream,
 )
 from offramp.rpc.v1 import tier_pb2 as pb
-from offramp.wire.images import MEDIA_TYPES
-
-Image = NDArray[Any] | EncodedImage | Path | str
-_BY_SUFFIX = {f".{kind.lower()}": media_type for media_type, kind in MEDIA_TYPES.items()}
-_BY_SUFFIX[".jpg"] = _BY_SUFFIX[".jpeg"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +35,8 @@ class Timed:
     latency_s: float
 
 
-def payload_of(image: Image) -> Payload:
-    """The payload of pixels (H, W, C) uint8 or a raw tensor, of an encoded image, or of the file at a path.
-
-    The tier checks dtype and shape. Raises InvalidInput for anything else, and where the file cannot be read or is of
-    no known kind.
-    """
-    if isinstance(image, EncodedImage):
-        return image
-    if isinstance(image, (Path, str)):
-        return _read(Path(image))
-    if not isinstance(image, np.ndarray) or image.dtype.kind not in "biuf":
-        kind = getattr(image, "dtype", type(image).__name__)
-        raise InvalidInput("image", f"{kind} is no array of numbers, no path and no EncodedImage")
-    pixels = np.asarray(image, image.dtype.newbyteorder("<"))
-    return (TensorBytes(pixels.tobytes(), str(pixels.dtype), pixels.shape),)
-
-
-def _read(path: Path) -> EncodedImage:
-    media_type = _BY_SUFFIX.get(path.suffix.lower())
-    if media_type is None:
-        raise InvalidInput(str(path), f"is none of {', '.join(_BY_SUFFIX)}")
-    try:
-        return EncodedImage(path.read_bytes(), media_type)
-    except OSError as exc:
-        raise InvalidInput(str(path), f"cannot be read: {exc.strerror}") from exc
-    except ValueError as exc:
-        raise InvalidInput(repr(str(path)), f"is no path: {exc}") from exc
-
-
 async def _payload_within(image: Image, timeout_s: float) -> Payload:
-    """The same; a file is read in a thread. Raises DeadlineExceeded where that takes too long."""
+    """The payload of an input; a file is read in a thread. Raises DeadlineExceeded where that takes too long."""
     if not isinstance(image, (Path, str)):
         return payload_of(image)
     try:

@@ -8,7 +8,8 @@ from collections.abc import Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from offramp.client.asynchronous import AsyncClient, Image, Timed
+from offramp.client.asynchronous import AsyncClient, Timed
+from offramp.client.inputs import Image
 from offramp.errors import TierUnavailable
 from offramp.rpc import Answer, StreamOptions
 from offramp.rpc.v1 import tier_pb2 as pb

@@ -3,12 +3,22 @@
 from pathlib import Path
 from typing import Literal
 
-from offramp.data import cifar10, fashion_mnist
+from offramp.data import cifar10, fashion_mnist, imagenette
+from offramp.data.encoding import reencode
 from offramp.data.images import ImageSet, hold_out
+from offramp.data.tensors import TensorSet
 from offramp.errors import InvalidInput
 
+SampleSet = ImageSet | TensorSet
 Split = Literal["train", "test"]
-NAMES = ("fashion-mnist", "cifar10", "cifar10-jpeg", "cifar10-lossless")
+NAMES = (
+    "fashion-mnist",
+    "cifar10",
+    "cifar10-jpeg",
+    "cifar10-lossless",
+    "imagenette",
+    "imagenette-unseen",
+)
 
 
 def load(name: str, split: Split, folder: Path | None = None) -> ImageSet:
@@ -24,7 +34,20 @@ def load(name: str, split: Split, folder: Path | None = None) -> ImageSet:
         raise InvalidInput("data.folder", f"say where the files of {name} lie")
     if name == "cifar10":
         return cifar10.load(split, folder)
+    if name == "imagenette":
+        return imagenette.load(split, folder)
+    if name == "imagenette-unseen":
+        return imagenette.load_unseen(split, folder)
     return cifar10.load_copy("jpeg" if name == "cifar10-jpeg" else "lossless", split, folder)
 
 
-__all__ = ["NAMES", "ImageSet", "Split", "hold_out", "load"]
+__all__ = [
+    "NAMES",
+    "ImageSet",
+    "SampleSet",
+    "Split",
+    "TensorSet",
+    "hold_out",
+    "load",
+    "reencode",
+]

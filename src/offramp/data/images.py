@@ -38,6 +38,11 @@ class ImageSet:
         return len(self.labels)
 
     @property
+    def samples(self) -> NDArray[np.uint8]:
+        """The images, by the name that samples of any kind have."""
+        return self.images
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         _, height, width, channels = self.images.shape

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from offramp.client import Timed
 from offramp.evaluation.reference import Answers, Reference
-from offramp.exits import ExitPolicy
+from offramp.exits import RULES, ExitPolicy
 from offramp.rpc import Answer
 
 TIE = 1e-4  # this near to a threshold, either side is right
@@ -30,11 +30,19 @@ class Difference(NamedTuple):
 
 
 def ties(policy: ExitPolicy, reference: Reference) -> NDArray[np.bool_]:
-    """(N,) which images have a confidence within TIE of a threshold at some early exit that is on."""
+    """(N,) which images lie within TIE of another decision at some early exit.
+
+    A confidence may lie so near to the threshold of an exit that is on; where the confidence is a count, it is the two
+    most probable classes that may lie so near to each other.
+    """
     tied = np.zeros(len(reference.logits[0]), np.bool_)
-    for k, logits in enumerate(reference.logits[:-1]):
-        confidence = policy.decide(k, logits).confidence
-        tied |= (np.abs(confidence - policy.exits[k].threshold) <= TIE) & policy.exits[k].on
+    decisions = policy.decisions(reference.logits, gates=reference.gates)
+    for setting, decision in zip(policy.exits[:-1], decisions, strict=False):
+        if RULES[policy.rule].is_discrete:
+            second, first = np.partition(decision.probabilities, -2, axis=1)[:, -2:].T
+            tied |= first - second <= TIE
+        else:
+            tied |= (np.abs(decision.confidence - setting.threshold) <= TIE) & setting.on
     return tied
 
 

@@ -6,6 +6,7 @@ plain_split    the same tiers, nobody leaves before the last exit
 all_device     every stage on the device, the last exit answers
 cloud_png      the image as PNG through the same hops, every stage in the cloud, the last exit answers
 cloud_jpeg     the same with JPEG of quality 75
+cloud_raw      in place of these two, where the network takes raw tensors and no images: the tensor itself
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
 from offramp.client import AsyncClient, Timed
-from offramp.client.asynchronous import Image
+from offramp.client.inputs import Image
 from offramp.evaluation.deployment import Deployment
 from offramp.evaluation.figures import Figures, RunFigures, figures_of
 from offramp.rpc import EncodedImage
@@ -57,23 +58,26 @@ class ArmResult:
     alone: RunFigures
 
 
-def arms(stages: int) -> tuple[Arm, ...]:
+def arms(stages: int, *, of_images: bool = True) -> tuple[Arm, ...]:
     """The deployment and its baselines for a network of that many stages, those of one deployment side by side."""
     last = stages - 1
     split = (("device", 0), ("fog", min(1, last)), ("cloud", last))
     cloud = (("device", -1), ("fog", -1), ("cloud", last))
+    forms: tuple[Form, ...] = ("png", "jpeg") if of_images else ("raw",)
     return (
         Arm(name="three_tier", last_stages=split, alone=1000),
         Arm(name="first_exit", last_stages=split, policy="first-exit"),
         Arm(name="plain_split", last_stages=split, policy="final-exit"),
         Arm(name="all_device", last_stages=(("device", last),), policy="final-exit"),
-        Arm(name="cloud_png", last_stages=cloud, policy="final-exit", form="png"),
-        Arm(name="cloud_jpeg", last_stages=cloud, policy="final-exit", form="jpeg"),
+        *(
+            Arm(name=f"cloud_{form}", last_stages=cloud, policy="final-exit", form=form)
+            for form in forms
+        ),
     )
 
 
-def encoded(images: NDArray[np.uint8], form: Form) -> list[Image]:
-    """The images in that form: (N, H, W, C) -> N."""
+def encoded(images: NDArray[Any], form: Form) -> list[Image]:
+    """The samples in that form, images (N, H, W, C) unless it is raw: N."""
     if form == "raw":
         return list(images)
     media_type = f"image/{form}"
@@ -82,7 +86,7 @@ def encoded(images: NDArray[np.uint8], form: Form) -> list[Image]:
 
 def compare(
     bundle: Bundle,
-    images: NDArray[np.uint8],
+    images: NDArray[Any],
     labels: NDArray[np.int64],
     *,
     in_flight: int = 8,
@@ -90,10 +94,12 @@ def compare(
 ) -> dict[str, ArmResult]:
     """Every arm's result, by name. Starts and stops the tiers; `watch` sees each outcome as it arrives.
 
-    images: (N, H, W, C) uint8; labels: (N,).
+    images: (N, H, W, C) uint8, or raw (N, ...); labels: (N,).
     """
     results = {}
-    for last_stages, group in _by_deployment(arms(len(bundle.manifest.network.stages))):
+    network = bundle.manifest.network
+    measured = arms(len(network.stages), of_images=network.preparation is not None)
+    for last_stages, group in _by_deployment(measured):
         with Deployment(bundle.folder, dict(last_stages)) as deployment:
             for arm in group:
                 inputs = encoded(images, arm.form)

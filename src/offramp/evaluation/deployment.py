@@ -73,7 +73,8 @@ class Deployment:
     def _wait_connected(self) -> None:
         """Return once a sample has gone all the way: a tier is ready before its uplink is."""
         manifest = load_bundle(self._bundle).manifest
-        black = np.zeros(manifest.image_shape(), np.uint8)
+        takes = manifest.network.takes
+        black = np.zeros(takes.shape, takes.dtype)
         last, until = next(iter(self.tiers)), time.monotonic() + _CONNECTED_S
         with Client(self.device, policy="final-exit") as client:
             while str(client.infer(black).tier) != last:

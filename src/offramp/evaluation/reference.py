@@ -8,7 +8,7 @@ policy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ class Reference(NamedTuple):
 
     logits: tuple[NDArray[np.float32], ...]  # E times (N, classes)
     boundaries: tuple[Mapping[str, NDArray[Any]], ...]  # boundaries 1 .. E - 1: (N, ...) by tensor
+    gates: tuple[NDArray[np.float32] | None, ...] = ()  # (N,) per exit, None where it has none
 
 
 class Answers(NamedTuple):
@@ -34,8 +35,8 @@ class Answers(NamedTuple):
     confidence: NDArray[np.float64]  # (N,) that exit's
 
 
-def run_stages(bundle: Bundle, images: NDArray[np.uint8], *, batch: int) -> Reference:
-    """Every stage on every image, `batch` at a time: (N, H, W, C) uint8 -> Reference of N.
+def run_stages(bundle: Bundle, images: NDArray[Any], *, batch: int) -> Reference:
+    """Every stage on every sample, `batch` at a time: images (N, H, W, C) uint8, or raw (N, ...) -> Reference of N.
 
     Raises InvalidBundle where the bundle does not hold all of its stages, ValueError where there
     are no images.
@@ -53,8 +54,7 @@ def run_stages(bundle: Bundle, images: NDArray[np.uint8], *, batch: int) -> Refe
             outputs = dict(zip(names, session.run(names, tensors), strict=True))
             for name, value in outputs.items():
                 pieces.setdefault(name, []).append(value)
-            outputs.pop(stage.logits)
-            tensors = outputs
+            tensors = {n: v for n, v in outputs.items() if n not in (stage.logits, stage.gate)}
     whole = {name: np.concatenate(values) for name, values in pieces.items()}
     return Reference(
         tuple(whole[stage.logits] for stage in stages),
@@ -62,17 +62,27 @@ def run_stages(bundle: Bundle, images: NDArray[np.uint8], *, batch: int) -> Refe
             {tensor.name: whole[tensor.name] for tensor in boundary.tensors}
             for boundary in bundle.manifest.network.boundaries[1:]
         ),
+        tuple(None if stage.gate is None else whole[stage.gate] for stage in stages),
     )
 
 
-def answer(policy: ExitPolicy, logits: tuple[NDArray[np.float32], ...]) -> Answers:
-    """Where each sample leaves: logits of every exit, E times (N, classes) -> Answers of N."""
+def answer(
+    policy: ExitPolicy,
+    logits: Sequence[NDArray[np.float32]],
+    *,
+    gates: Sequence[NDArray[np.float32] | None] = (),
+    time_left_s: Sequence[NDArray[np.float64]] = (),
+) -> Answers:
+    """Where each sample leaves: logits of every exit, E times (N, classes) -> Answers of N.
+
+    gates, time_left_s: (N,) per exit, for the rules that go by them. Raises ValueError where the
+    policy goes by a gate that is not given.
+    """
     count = len(logits[-1])
     exits = np.full(count, -1, np.int64)
     labels = np.zeros(count, np.int64)
     confidence = np.zeros(count)
-    for k, at_exit in enumerate(logits):
-        decision = policy.decide(k, at_exit)
+    for k, decision in enumerate(policy.decisions(logits, gates=gates, time_left_s=time_left_s)):
         here = decision.leaves & (exits < 0)
         exits[here], confidence[here] = k, decision.confidence[here]
         labels[here] = decision.probabilities.argmax(1)[here]

@@ -1,7 +1,4 @@
-"""How sure an exit is: one function a rule, from probabilities to a number.
-
-It grows with certainty. Letters: N samples, C classes.
-"""
+"""From logits to probabilities. Letters: N samples, C classes."""
 
 from __future__ import annotations
 
@@ -19,6 +16,8 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
-def max_probability(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The largest probability of each row: (N, C) -> (N,) in [1 / C, 1]."""
-    return np.asarray(probabilities.max(axis=-1))
+def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+    """The logarithm of softmax(), finite where a probability would vanish: (N, C) -> (N, C)."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    below = scaled - scaled.max(axis=-1, keepdims=True)
+    return np.asarray(below - np.log(np.exp(below).sum(axis=-1, keepdims=True)))

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from offramp.exits.rules import NEVER
+
 _COMBINATIONS = 10_000  # tried in all, shared evenly among the exits
 
 
@@ -72,8 +74,7 @@ def fit_thresholds(
     if best is None:
         raise ValueError(f"max_drop: {max_drop} is below 0")
     mean_cost, negative_accuracy, found = best
-    # A threshold above every probability says "never" and, unlike infinity, is a number in JSON.
-    finite = tuple(float(t) if np.isfinite(t) else 2.0 for t in found)
+    finite = tuple(float(t) if np.isfinite(t) else NEVER for t in found)
     shares = np.bincount(exit_taken(confidence, found), minlength=exits) / count
     return FittedThresholds(
         finite, -negative_accuracy, float(correct[-1].mean()), tuple(shares.tolist()), mean_cost

@@ -6,8 +6,9 @@ network --> whole graph --> stages --> draft bundle --> parity --> calibration -
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,28 +29,36 @@ from offramp.bundle import (
     load_bundle,
     write_manifest,
 )
-from offramp.data import ImageSet
+from offramp.data import SampleSet
+from offramp.data.fingerprints import TRAINED_ON
 from offramp.errors import InvalidBundle, InvalidInput
-from offramp.evaluation.reference import run_stages
+from offramp.evaluation.reference import Reference, run_stages
+from offramp.export.coding import fit_coding
 from offramp.export.cost import stage_costs
 from offramp.export.cut import CutStage, cut_stages
 from offramp.export.parity import compare
 from offramp.export.policy import Calibration, calibrate, constant_policies
-from offramp.export.whole import export_whole, logits_name, marker_names
+from offramp.export.whole import ExitNames, export_whole
 from offramp.models import ExitNetwork
 
-_CHECKED_BATCHES, _CHECKED_IMAGES = (1, 3, 32), 96
+_CHECKED_BATCHES, _CHECKED_SAMPLES = (1, 3, 32), 96
 _CALIBRATION_BATCH = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exporting:
-    """The bundle's name, the accuracy that thresholds may cost, the command that asked, what made the network."""
+    """The bundle's name, the accuracy that thresholds may cost, whether codes get tables for entropy coding.
+
+    Also the command that asked, what made the network, and the run's list of what it was trained
+    on, which is put beside the manifest.
+    """
 
     name: str
+    entropy_coding: bool = False
     max_drop: float = 0.001
     command: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < 1:
@@ -67,36 +76,44 @@ def _boundary(network: ExitNetwork, k: int, stage: CutStage) -> Boundary:
     )
 
 
-def _write_stages(stages: Sequence[CutStage], folder: Path) -> tuple[Stage, ...]:
-    written = []
-    for k, stage in enumerate(stages):
-        path = folder / f"stage{k}.onnx"
-        onnx.save(stage.model, path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        written.append(Stage(file=path.name, sha256=digest, logits=logits_name(k)))
-    return tuple(written)
+def _write_stage(model: onnx.ModelProto, names: ExitNames, path: Path) -> Stage:
+    onnx.save(model, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Stage(file=path.name, sha256=digest, logits=names.logits, gate=names.gate)
 
 
-def _describe(network: ExitNetwork, held: ImageSet, folder: Path) -> Network:
-    """Stage files in `folder`, and the manifest's part that describes them."""
-    stages = cut_stages(export_whole(network, held.image_shape), marker_names(network))
+def _preparation(network: ExitNetwork) -> Preparation | None:
+    if network.prepare is None:
+        return None
     mean, std = (
         tuple(round(value / 255.0, 8) for value in buffer.flatten().tolist())
         for buffer in (network.prepare.mean, network.prepare.std)
     )
+    return Preparation(mean=mean, std=std)
+
+
+def _describe(network: ExitNetwork, held: SampleSet, folder: Path) -> Network:
+    """Stage files in `folder`, and the manifest's part that describes them."""
+    dtype, shape = held.samples.dtype.name, held.samples.shape[1:]
+    if (dtype, shape) != (network.takes.dtype, network.takes.shape):
+        wanted = f"{network.takes.dtype} {list(network.takes.shape)}"
+        raise InvalidInput("samples", f"{dtype} {list(shape)} each, but the network takes {wanted}")
+    whole = export_whole(network)
+    stages = cut_stages(whole)
     return Network(
-        preparation=Preparation(mean=mean, std=std),
+        preparation=_preparation(network),
         classes=held.classes,
         boundaries=tuple(_boundary(network, k, stage) for k, stage in enumerate(stages)),
-        stages=_write_stages(stages, folder),
+        stages=tuple(
+            _write_stage(stage.model, names, folder / f"stage{k}.onnx")
+            for k, (stage, names) in enumerate(zip(stages, whole.exits, strict=True))
+        ),
     )
 
 
-def _costs(
-    network: ExitNetwork, image_shape: tuple[int, int, int], described: Network
-) -> tuple[StageCost, ...]:
+def _costs(network: ExitNetwork, described: Network) -> tuple[StageCost, ...]:
     sizes = tuple(boundary.size_bytes for boundary in described.boundaries)
-    costs = stage_costs(network, image_shape, sizes)
+    costs = stage_costs(network, sizes)
     counted = sum(c.parameters + c.head_parameters + c.codec_parameters for c in costs)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if counted != parameters:
@@ -104,14 +121,14 @@ def _costs(
     return costs
 
 
-def _check(network: ExitNetwork, bundle: Bundle, held: ImageSet) -> dict[str, Any]:
+def _check(network: ExitNetwork, bundle: Bundle, held: SampleSet) -> dict[str, Any]:
     """The largest differences from PyTorch at every checked batch size.
 
     Raises InvalidBundle where the rule breaks.
     """
     record = {}
     for batch in _CHECKED_BATCHES:
-        parity = compare(network, bundle, held.images[:_CHECKED_IMAGES], batch=batch)
+        parity = compare(network, bundle, held.samples[:_CHECKED_SAMPLES], batch=batch)
         if not all(stage.holds for stage in parity.stages):
             raise InvalidBundle("stages", f"differ from the network at batch {batch}: {parity}")
         worst = max(stage.worst for stage in parity.stages)
@@ -123,41 +140,51 @@ def _check(network: ExitNetwork, bundle: Bundle, held: ImageSet) -> dict[str, An
     return record
 
 
-def _calibrate(bundle: Bundle, held: ImageSet, max_drop: float) -> Calibration:
-    reference = run_stages(bundle, held.images, batch=_CALIBRATION_BATCH)
+def _calibrate(
+    bundle: Bundle, reference: Reference, held: SampleSet, max_drop: float
+) -> Calibration:
     sizes = [boundary.size_bytes for boundary in bundle.manifest.network.boundaries]
     return calibrate(reference.logits, held.labels, sizes, max_drop=max_drop)
 
 
-def _build(network: ExitNetwork, held: ImageSet, exporting: Exporting, folder: Path) -> None:
+def _build(network: ExitNetwork, held: SampleSet, exporting: Exporting, folder: Path) -> None:
     """A checked bundle in an empty folder."""
     described = _describe(network, held, folder)
     provenance: dict[str, Any] = dict(exporting.provenance)
     draft = Manifest(
         name=exporting.name,
         network=described,
-        costs=_costs(network, held.image_shape, described),
+        costs=_costs(network, described),
         policies=constant_policies([1.0] * len(described.stages)),
         provenance=provenance,
     )
     write_manifest(folder, draft)
     bundle = load_bundle(folder)
     parity = _check(network, bundle, held)
-    calibration = _calibrate(bundle, held, exporting.max_drop)
+    reference = run_stages(bundle, held.samples, batch=_CALIBRATION_BATCH)
+    calibration = _calibrate(bundle, reference, held, exporting.max_drop)
+    coding: dict[str, Any] = {}
+    if exporting.entropy_coding:
+        described, coding = fit_coding(described, reference.boundaries)
     provenance["export"] = {
         "command": exporting.command,
         "calibration": {"data": held.name, "sha256": held.sha256, **calibration.record},
         "parity": parity,
+        **({"entropy_coding": coding} if coding else {}),
         "versions": {
             name: version(name)
             for name in ("offramp", "torch", "onnx", "onnxscript", "onnxruntime")
         },
     }
-    fields = dict(draft) | {"policies": calibration.policies, "provenance": provenance}
+    fields = dict(draft) | {
+        "network": described,
+        "policies": calibration.policies,
+        "provenance": provenance,
+    }
     write_manifest(folder, Manifest(**fields))
 
 
-def write_bundle(network: ExitNetwork, out: Path, held: ImageSet, exporting: Exporting) -> Bundle:
+def write_bundle(network: ExitNetwork, out: Path, held: SampleSet, exporting: Exporting) -> Bundle:
     """The bundle of a network in evaluation mode, in `out`, loaded.
 
     held: samples that training did not see, for temperatures and thresholds
@@ -173,5 +200,7 @@ def write_bundle(network: ExitNetwork, out: Path, held: ImageSet, exporting: Exp
         folder = Path(temporary, out.name)  # in it, for its own mode is 0700
         folder.mkdir()
         _build(network, held, exporting, folder)
+        if exporting.trained_on is not None:
+            shutil.copyfile(exporting.trained_on, folder / TRAINED_ON)
         folder.rename(out)
     return load_bundle(out)

@@ -11,26 +11,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from offramp.bundle import StageCost
 from offramp.models import ExitNetwork
+from offramp.models.flops import counted_flops
 
 Part = tuple[str, int]  # "layers", "head" or "codec", and the stage that it belongs to
 
 
 class _Ledger:
-    """The part that runs now, and what each part has cost so far."""
+    """The part that runs now, what each part has cost so far, and in which each module began."""
 
-    def __init__(self, network: ExitNetwork, counter: FlopCounterMode) -> None:
+    def __init__(self, counter: FlopCounterMode) -> None:
         self.flops: Counter[Part] = Counter()
-        self.parameters: Counter[Part] = Counter()
-        self._last_stage = network.exit_count - 1
         self._counter = counter
         self._counted = 0
-        self._seen: set[int] = set()
+        self._began: dict[nn.Module, Part] = {}
         self._part: Part = ("layers", 0)
 
     def settle(self) -> None:
@@ -44,18 +42,26 @@ class _Ledger:
         self.settle()
         self._part = part
 
-    def book(self, module: nn.Module) -> None:
-        """Book a module's own parameters to the part that runs now, each tensor once."""
-        for parameter in module.parameters(recurse=False):
-            if id(parameter) not in self._seen:
-                self._seen.add(id(parameter))
-                self.parameters[self._part] += parameter.numel()
+    def begin(self, module: nn.Module) -> None:
+        """A module begins to run."""
+        self._began.setdefault(module, self._part)
 
-    def book_the_rest(self, network: ExitNetwork) -> None:
-        """Book what no module's pass has touched to the last stage."""
-        self._part = ("layers", self._last_stage)
-        for module in network.modules():
-            self.book(module)
+    def parameters(self, network: ExitNetwork) -> Counter[Part]:
+        """The parameters of each part, each tensor once.
+
+        A module's belong to the part in which it began; those of one that is never called, such as
+        a projection whose weights its parent reads, to its parent's part.
+        """
+        parts: dict[str, Part] = {}
+        seen: set[nn.Parameter] = set()
+        counts: Counter[Part] = Counter()
+        for name, module in network.named_modules():
+            parent = parts.get(name.rpartition(".")[0], ("layers", 0))
+            part = parts[name] = self._began.get(module, parent)
+            new = set(module.parameters(recurse=False)) - seen
+            counts[part] += sum(parameter.numel() for parameter in new)
+            seen |= new
+        return counts
 
 
 def _watched(network: ExitNetwork) -> Iterator[tuple[nn.Module, Part, Part]]:
@@ -63,7 +69,9 @@ def _watched(network: ExitNetwork) -> Iterator[tuple[nn.Module, Part, Part]]:
     for k, head in enumerate(network.heads):
         # What follows exit k belongs to stage k + 1, but for the codec, which is entered by itself.
         yield head, ("head", k), ("layers", k + 1)
-        codec = network.codec(k + 1)
+        gate, codec = network.gate(k), network.codec(k + 1)
+        if gate is not None:
+            yield gate, ("head", k), ("layers", k + 1)
         if codec is not None:
             yield codec.encoder, ("codec", k), ("layers", k)
             yield codec.decoder, ("codec", k + 1), ("layers", k + 1)
@@ -82,7 +90,7 @@ def _watching(network: ExitNetwork, ledger: _Ledger) -> Iterator[None]:
         handles.append(module.register_forward_pre_hook(entering(part)))
         handles.append(module.register_forward_hook(leaving(following)))
     handles += [
-        module.register_forward_pre_hook(lambda module, _inputs: ledger.book(module))
+        module.register_forward_pre_hook(lambda module, _inputs: ledger.begin(module))
         for module in network.modules()
     ]
     try:
@@ -92,33 +100,30 @@ def _watching(network: ExitNetwork, ledger: _Ledger) -> Iterator[None]:
             handle.remove()
 
 
-def stage_costs(
-    network: ExitNetwork, image_shape: tuple[int, int, int], boundary_bytes: tuple[int, ...]
-) -> tuple[StageCost, ...]:
-    """The cost of each stage for one image of (H, W, C); its parameters in all are the network's.
+def stage_costs(network: ExitNetwork, boundary_bytes: tuple[int, ...]) -> tuple[StageCost, ...]:
+    """The cost of each stage for one sample; the parameters in all are the network's.
 
     boundary_bytes: of boundaries 0 .. E - 1. A codec's encoder counts for the stage before the
-    boundary, its decoder for the one behind it. Counted are the operators that FlopCounterMode
-    knows (convolutions and matrix products, 2 FLOPs a multiply-accumulate); norms, activations and
-    pooling count nothing.
+    boundary, its decoder for the one behind it; a gate counts as part of its head. What counts as a
+    FLOP is said in `offramp.models.flops`.
     """
     was_training = network.training
     network.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        ledger = _Ledger(network, counter)
+    with counted_flops() as counter:
+        ledger = _Ledger(counter)
         with _watching(network, ledger):
-            network(torch.zeros((1, *image_shape), dtype=torch.uint8))
+            network(network.sample())
         ledger.settle()
     network.train(was_training)
-    ledger.book_the_rest(network)
+    parameters = ledger.parameters(network)
     return tuple(
         StageCost(
             flops=ledger.flops["layers", k],
-            parameters=ledger.parameters["layers", k],
+            parameters=parameters["layers", k],
             head_flops=ledger.flops["head", k],
-            head_parameters=ledger.parameters["head", k],
+            head_parameters=parameters["head", k],
             codec_flops=ledger.flops["codec", k],
-            codec_parameters=ledger.parameters["codec", k],
+            codec_parameters=parameters["codec", k],
             boundary_bytes=size,
         )
         for k, size in enumerate(boundary_bytes)

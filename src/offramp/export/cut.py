@@ -1,6 +1,6 @@
 """The whole graph cut into stages, each a self-contained ONNX file.
 
-    stage k:  boundary k's tensors -> logits_k, boundary k + 1's tensors
+    stage k:  boundary k's tensors -> logits_k, gate_k, boundary k + 1's tensors
 
 With a codec the boundary is its codes and nothing else. Without one it is every value that is
 computed before it and needed behind it: `onnx.utils.Extractor` takes out the stage once these
@@ -13,14 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, ValueInfoProto
+from onnx import ModelProto, NodeProto
 from onnx.utils import Extractor
 
 from offramp.errors import InvalidInput
-from offramp.export.liveness import BATCH_SIZE, Dataflow, anchor_batch, subgraphs
-from offramp.export.whole import BATCH, IMAGE, logits_name
+from offramp.export.batch_size import BATCH_SIZE, anchor_batch
+from offramp.export.capture import BATCH
+from offramp.export.crossing import Crossing, crossing
+from offramp.export.liveness import Dataflow, subgraphs
+from offramp.export.whole import ExitNames, Whole
 from offramp.wire import TensorSpec
 
 
@@ -32,46 +34,27 @@ class CutStage:
     inputs: tuple[TensorSpec, ...]
 
 
-def _spec(value: ValueInfoProto, name: str) -> TensorSpec:
-    """A value as a tensor of a boundary, called `name`.
-
-    Raises InvalidInput where it is not one row a sample.
-    """
-    tensor = value.type.tensor_type
-    batch, *sizes = tensor.shape.dim or [onnx.TensorShapeProto.Dimension()]
-    if batch.dim_param != BATCH or not all(size.HasField("dim_value") for size in sizes):
-        raise InvalidInput(
-            "exits.at", f"{value.name}, alive at a boundary, is not (batch, constant sizes...)"
-        )
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
-    try:
-        return TensorSpec(name=name, dtype=dtype, shape=tuple(size.dim_value for size in sizes))
-    except ValueError as exc:
-        raise InvalidInput("exits.at", f"{value.name}, alive at a boundary: {exc}") from exc
+def _outputs(names: ExitNames) -> tuple[str, ...]:
+    """What an exit itself says: its logits, and its gate where it has one."""
+    return (names.logits,) if names.gate is None else (names.logits, names.gate)
 
 
-def _boundaries(flow: Dataflow, markers: Sequence[str]) -> list[tuple[str, ...]]:
-    """The values alive at boundaries 0 .. E - 1, by their names in the whole graph."""
-    exits = len(markers) + 1
-    alive: list[tuple[str, ...]] = [(IMAGE,)]
-    for k in range(1, exits):
-        before = flow.before([*(logits_name(j) for j in range(k)), *markers[:k]])
-        behind = [*(logits_name(j) for j in range(k, exits)), *markers[k:]]
-        found, marker = flow.alive(before, behind), markers[k - 1]
-        if marker.startswith("codes_") and found != (marker,):
-            others = ", ".join(name for name in found if name != marker)
+def _alive(flow: Dataflow, exits: Sequence[ExitNames]) -> list[tuple[str, ...]]:
+    """The values alive at boundaries 1 .. E - 1, by their names in the whole graph."""
+    boundaries = []
+    for k, names in enumerate(exits[:-1], start=1):
+        # What only heads compute counts as behind: one of the pools of a head may be one that the
+        # backbone needs as well, and is better computed there than sent.
+        before = flow.before(name for exit_ in exits[:k] for name in exit_.boundary)
+        behind = [name for exit_ in exits[k:] for name in (*_outputs(exit_), *exit_.boundary)]
+        found = flow.alive(before, behind)
+        if names.has_codec and found != names.boundary:
+            others = ", ".join(name for name in found if name not in names.boundary)
             raise InvalidInput(
                 f"exits.{k - 1}.codec", f"the layers behind it need more than its codes: {others}"
             )
-        alive.append(found)
-    return alive
-
-
-def _on_the_wire(boundary: int, alive: Sequence[str], markers: Sequence[str]) -> dict[str, str]:
-    """The names of a boundary's values between stages, by their names in the whole graph."""
-    if boundary == 0 or (len(alive) == 1 and alive[0] == markers[boundary - 1]):
-        return {name: name for name in alive}
-    return {name: f"features_{boundary}_{j}" for j, name in enumerate(alive)}
+        boundaries.append(found)
+    return boundaries
 
 
 def _renamed(node: NodeProto, names: dict[str, str]) -> NodeProto:
@@ -86,35 +69,49 @@ def _renamed(node: NodeProto, names: dict[str, str]) -> NodeProto:
     return copy
 
 
-def _value(value: ValueInfoProto, name: str) -> ValueInfoProto:
-    return onnx.helper.make_value_info(name, value.type)
+def _sent(taken: Sequence[Crossing], given: Sequence[Crossing]) -> list[NodeProto]:
+    """The nodes that make the next boundary's tensors; what the stage was given, it passes on."""
+    arrived = {value.source: value.wire for value in taken}
+    nodes = []
+    for value in given:
+        if value.source in arrived:
+            nodes.append(onnx.helper.make_node("Identity", [arrived[value.source]], [value.wire]))
+        else:
+            nodes += value.sending()
+    return nodes
 
 
 def _extract(
-    whole: ModelProto, stage: int, inputs: dict[str, str], outputs: dict[str, str]
+    whole: ModelProto, own: Sequence[str], taken: Sequence[Crossing], given: Sequence[Crossing]
 ) -> ModelProto:
-    """One stage: `inputs` and `outputs` by name in the whole graph, with their new names."""
+    """One stage: from the values that it takes to its exit's own outputs and the values it gives."""
     anchored = ModelProto()
     anchored.CopyFrom(whole)
     # Whatever depends on the batch size hangs on this one node, so that it is rebuilt from the
     # boundary.
-    next(n for n in anchored.graph.node if n.name == BATCH_SIZE).input[0] = next(iter(inputs))
-    model = Extractor(anchored).extract_model(list(inputs), list(outputs))
-    graph = model.graph
-    produced = {name for node in graph.node for name in node.output}
-    renamed = inputs | {name: given for name, given in outputs.items() if name in produced}
-    nodes = [_renamed(node, renamed) for node in graph.node]
-    nodes += [
-        onnx.helper.make_node("Identity", [inputs[name]], [given])  # passed on to a later stage
-        for name, given in outputs.items()
-        if name not in produced
+    anchor = next(node for node in anchored.graph.node if node.name == BATCH_SIZE)
+    anchor.input[0] = taken[0].source
+    sources = {value.source for value in taken}
+    wanted = [*own, *(value.source for value in given if value.source not in sources)]
+    model = Extractor(anchored).extract_model([value.source for value in taken], wanted)
+    renamed = {value.source: value.wire for value in (*given, *taken) if value.is_plain}
+    nodes = [node for value in taken for node in value.arriving()]
+    for node in model.graph.node:
+        if node.name == BATCH_SIZE:
+            node.input[0] = taken[0].wire  # the batch is first there
+        nodes.append(_renamed(node, renamed))
+    nodes += _sent(taken, given)
+    exit_outputs = [
+        onnx.helper.make_value_info(value.name, value.type)  # without the exporter's metadata
+        for value in model.graph.output
+        if value.name in own
     ]
     cut = onnx.helper.make_graph(
         nodes,
-        f"stage{stage}",
-        [_value(value, inputs[value.name]) for value in graph.input],
-        [_value(value, outputs[value.name]) for value in graph.output],
-        list(graph.initializer),
+        "stage",
+        [value.info() for value in taken],
+        [*exit_outputs, *(value.info() for value in given)],
+        list(model.graph.initializer),
     )
     result = onnx.helper.make_model(
         cut, ir_version=whole.ir_version, opset_imports=whole.opset_import, producer_name="offramp"
@@ -124,22 +121,27 @@ def _extract(
     return result
 
 
-def cut_stages(whole: ModelProto, markers: Sequence[str]) -> tuple[CutStage, ...]:
-    """The stages of a whole graph (see `export_whole`), cut where `markers` mark its boundaries.
+def cut_stages(whole: Whole) -> tuple[CutStage, ...]:
+    """The stages of a whole graph, cut at the boundaries that its exits name.
 
-    markers: the outputs that mark boundaries 1 .. E - 1. Raises InvalidInput where a boundary has a
-    codec but other values are needed behind it, or where a value alive at a boundary is not one row
-    a sample.
+    Raises InvalidInput where a boundary has a codec but other values are needed behind it, or where
+    a value alive at a boundary is not one row a sample.
     """
-    whole = anchor_batch(onnx.shape_inference.infer_shapes(whole), IMAGE, BATCH)
-    alive = _boundaries(Dataflow(whole.graph), markers)
-    names = [_on_the_wire(k, values, markers) for k, values in enumerate(alive)]
-    values = Extractor(whole).value_infos
-    stages = []
-    for k, inputs in enumerate(names):
-        following = names[k + 1] if k + 1 < len(names) else {}
-        model = _extract(whole, k, inputs, {logits_name(k): logits_name(k), **following})
-        stages.append(
-            CutStage(model, tuple(_spec(values[n], given) for n, given in inputs.items()))
+    source = whole.model.graph.input[0].name
+    model = anchor_batch(onnx.shape_inference.infer_shapes(whole.model), source, BATCH)
+    values = Extractor(model).value_infos
+    boundaries = [[crossing(values, source, source)]]
+    for k, alive in enumerate(_alive(Dataflow(model.graph), whole.exits), start=1):
+        marked = whole.exits[k - 1].boundary
+        boundaries.append(
+            [
+                crossing(values, name, name if name in marked else f"alive_{k}_{j}")
+                for j, name in enumerate(alive)
+            ]
         )
-    return tuple(stages)
+    return tuple(
+        CutStage(
+            _extract(model, _outputs(names), taken, given), tuple(value.spec for value in taken)
+        )
+        for names, taken, given in zip(whole.exits, boundaries, [*boundaries[1:], []], strict=True)
+    )

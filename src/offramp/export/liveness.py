@@ -14,12 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from enum import Enum
 
-import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
-BATCH_SIZE = (
-    "batch_size"  # the one node that `anchor_batch` leaves to look at a tensor for its batch
-)
+from offramp.export.batch_size import BATCH_SIZE
 
 
 class Kind(Enum):
@@ -52,9 +49,9 @@ class Dataflow:
 
     def __init__(self, graph: GraphProto) -> None:
         self.inputs = {value.name for value in graph.input}
-        self.producer = {
-            name: i for i, node in enumerate(graph.node) for name in node.output if name
-        }
+        self._produced = [tuple(filter(None, node.output)) for node in graph.node]
+        self._producer = {name: i for i, names in enumerate(self._produced) for name in names}
+        self._order = {name: k for k, name in enumerate(self._producer)}
         self.reads = [tuple(_read_by(node)) for node in graph.node]
         self._kinds = {value.name: Kind.CONSTANT for value in graph.initializer}
         self._kinds |= dict.fromkeys(self.inputs, Kind.DATA)
@@ -68,15 +65,20 @@ class Dataflow:
         return self._kinds[name] is Kind.DATA
 
     def before(self, targets: Iterable[str]) -> set[str]:
-        """The targets, everything that they are computed from, and the graph's inputs."""
+        """What is there once the targets are: all that the nodes up to them yield, and the inputs.
+
+        A node that has run has all of its outputs: an LSTM yields its states with its sequence.
+        """
         found, stack = set(self.inputs), list(targets)
         while stack:
             name = stack.pop()
             if name in found:
                 continue
             found.add(name)
-            if name in self.producer:
-                stack.extend(self.reads[self.producer[name]])
+            if name in self._producer:
+                node = self._producer[name]
+                found.update(self._produced[node])
+                stack.extend(self.reads[node])
         return found
 
     def alive(self, before: set[str], targets: Iterable[str]) -> tuple[str, ...]:
@@ -92,56 +94,5 @@ class Dataflow:
             if name in before:
                 found.add(name)
             else:
-                stack.extend(self.reads[self.producer[name]])
-        return tuple(sorted(found, key=lambda name: self.producer.get(name, -1)))
-
-
-def _dimensions(graph: GraphProto) -> dict[str, list[int | str]]:
-    """The sizes of every value whose shape is known; a dynamic one is its name."""
-    values = (*graph.input, *graph.output, *graph.value_info)
-    return {
-        value.name: [
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param
-            for dim in value.type.tensor_type.shape.dim
-        ]
-        for value in values
-        if value.type.tensor_type.HasField("shape")
-    }
-
-
-def anchor_batch(model: onnx.ModelProto, image: str, batch: str) -> onnx.ModelProto:
-    """The same graph, with the batch size read off one tensor by one node, called BATCH_SIZE.
-
-    Every `Shape` of a tensor of sizes (batch, constants...) is rebuilt from that node and
-    constants. A Shape of anything else stays as it is, and counts as data.
-    """
-    anchored = onnx.ModelProto()
-    anchored.CopyFrom(model)
-    graph = anchored.graph
-    dimensions = _dimensions(graph)
-    helper = onnx.helper
-    size = helper.make_node("Shape", [image], [BATCH_SIZE], BATCH_SIZE, start=0, end=1)
-    nodes = [size]
-    for node in graph.node:
-        sizes = dimensions.get(node.input[0], []) if node.op_type == "Shape" else []
-        if not sizes or sizes[0] != batch or any(isinstance(other, str) for other in sizes[1:]):
-            nodes.append(node)
-            continue
-        bounds = {attribute.name: attribute.i for attribute in node.attribute}
-        wanted = sizes[slice(bounds.get("start", 0), bounds.get("end"))]
-        parts = [BATCH_SIZE] * (wanted[:1] == [batch])
-        rest = [part for part in wanted if isinstance(part, int)]
-        if rest:
-            parts.append(f"{node.output[0]}.sizes")
-            graph.initializer.append(
-                helper.make_tensor(parts[-1], onnx.TensorProto.INT64, [len(rest)], rest)
-            )
-        output = list(node.output)
-        nodes.append(
-            helper.make_node("Concat", parts, output, node.name, axis=0)
-            if len(parts) > 1
-            else helper.make_node("Identity", parts, output, node.name)
-        )
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return anchored
+                stack.extend(self.reads[self._producer[name]])
+        return tuple(sorted(found, key=lambda name: self._order.get(name, -1)))

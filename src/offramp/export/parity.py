@@ -9,8 +9,9 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
 from offramp.evaluation.reference import Reference, run_stages
+from offramp.export.whole import feature_names
 from offramp.models import ExitNetwork, ExitOutputs
+from offramp.models.features import Tensors
 
 TOLERANCE, STEP_REACH, FLIPPED_SHARE = 1e-4, 1e-3, 0.01
-_CHUNK = 500  # images per PyTorch pass, for memory only
+_CHUNK = 500  # samples per PyTorch pass, for memory only
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ class StageParity:
 
 @dataclass(slots=True)
 class Parity:
-    """N images through both programs."""
+    """N samples through both programs."""
 
     images: int
     stages: tuple[StageParity, ...]
@@ -78,66 +81,80 @@ def judge_codes(
     return flips, (off > 0) & ~flips
 
 
-def _features(reference: Reference, boundary: int) -> NDArray[np.float32] | None:
-    """What crosses a boundary without a codec, where it is the tapped features alone."""
-    tensors = reference.boundaries[boundary - 1]
-    return tensors.get(f"features_{boundary}")
+def _sent(
+    boundary: int, tensors: Mapping[str, NDArray[Any]], rows: slice, features: Tensors
+) -> tuple[torch.Tensor, ...]:
+    """What PyTorch goes on from behind a boundary: codes, or its features as onnxruntime sent them.
 
-
-def _given(reference: Reference, rows: slice) -> dict[int, torch.Tensor]:
-    """What onnxruntime sent over each boundary that PyTorch can start from."""
-    given = {}
-    for k, tensors in enumerate(reference.boundaries, 1):
-        sent = tensors.get(f"codes_{k}", tensors.get(f"features_{k}"))
-        if sent is not None:
-            given[k] = torch.from_numpy(sent[rows])
-    return given
+    features: PyTorch's. One that was not sent is not needed behind, and is zero.
+    """
+    if (codes := tensors.get(f"codes_{boundary}")) is not None:
+        return (torch.from_numpy(codes[rows]),)
+    return tuple(
+        torch.from_numpy(tensors[name][rows]) if name in tensors else torch.zeros_like(own)
+        for name, own in zip(feature_names(boundary, len(features)), features, strict=True)
+    )
 
 
 def _passes(
-    network: ExitNetwork, images: NDArray[np.uint8], reference: Reference
+    network: ExitNetwork, inputs: NDArray[Any], reference: Reference
 ) -> Iterator[tuple[slice, ExitOutputs, ExitOutputs]]:
     """Rows, PyTorch's outputs on equal inputs per stage, and end to end."""
     with torch.no_grad():
-        for start in range(0, len(images), _CHUNK):
+        for start in range(0, len(inputs), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            pixels = torch.tensor(images[rows])  # a copy: a data set may be read-only
-            yield rows, network(pixels, _given(reference, rows)), network(pixels)
+            samples = torch.tensor(inputs[rows])  # a copy: a data set may be read-only
+            free = network(samples)
+            given = {
+                k: _sent(k, tensors, rows, features)
+                for k, (tensors, features) in enumerate(
+                    zip(reference.boundaries, free.features, strict=True), start=1
+                )
+            }
+            yield rows, network(samples, given), free
+
+
+def _own_outputs(
+    k: int, reference: Reference, equal: ExitOutputs
+) -> Iterator[tuple[NDArray[np.float32], torch.Tensor]]:
+    """What stage k says in both programs: logits, gate, and features where they cross as such."""
+    yield reference.logits[k], equal.logits[k]
+    if k == len(reference.boundaries):
+        return
+    found, wanted = reference.gates[k], equal.gates[k]
+    if found is not None and wanted is not None:
+        yield found, wanted
+    features = equal.features[k]
+    for name, tensor in zip(feature_names(k + 1, len(features)), features, strict=True):
+        if name in reference.boundaries[k]:
+            yield reference.boundaries[k][name], tensor
 
 
 def _judge_stage(
     stage: StageParity, k: int, equal: ExitOutputs, reference: Reference, rows: slice
 ) -> None:
-    stage.worst = max(
-        stage.worst, float(error(reference.logits[k][rows], equal.logits[k].numpy()).max())
-    )
-    if k == len(reference.boundaries):
-        return
-    levels, features = equal.levels[k], _features(reference, k + 1)
+    for found, wanted in _own_outputs(k, reference, equal):
+        stage.worst = max(stage.worst, float(error(found[rows], wanted.numpy()).max()))
+    levels = equal.levels[k] if k < len(equal.levels) else None
     if levels is not None:
         codes = reference.boundaries[k][f"codes_{k + 1}"][rows]
         flips, others = judge_codes(codes, levels.numpy())
         stage.codes += codes.size
         stage.flips += int(flips.sum())
         stage.violations += int(others.sum())
-    elif features is not None:
-        found = error(features[rows], equal.features[k].numpy())
-        stage.worst = max(stage.worst, float(found.max()))
 
 
-def compare(
-    network: ExitNetwork, bundle: Bundle, images: NDArray[np.uint8], *, batch: int
-) -> Parity:
-    """A bundle's stages under onnxruntime, `batch` images at a time, against PyTorch.
+def compare(network: ExitNetwork, bundle: Bundle, inputs: NDArray[Any], *, batch: int) -> Parity:
+    """A bundle's stages under onnxruntime, `batch` samples at a time, against PyTorch.
 
-    images: (N, H, W, C) uint8. The network is in evaluation mode.
+    inputs: (N, H, W, C) uint8, or raw (N, ...). The network is in evaluation mode.
     """
-    reference = run_stages(bundle, images, batch=batch)
-    result = Parity(len(images), tuple(StageParity() for _ in reference.logits))
-    for rows, equal, free in _passes(network, images, reference):
+    reference = run_stages(bundle, inputs, batch=batch)
+    result = Parity(len(inputs), tuple(StageParity() for _ in reference.logits))
+    for rows, equal, free in _passes(network, inputs, reference):
         for k, stage in enumerate(result.stages):
             _judge_stage(stage, k, equal, reference, rows)
-        flipped = np.zeros(len(images[rows]), np.bool_)
+        flipped = np.zeros(len(inputs[rows]), np.bool_)
         for k, codes in enumerate(free.codes):
             if codes is not None:
                 off = reference.boundaries[k][f"codes_{k + 1}"][rows] != codes.numpy()

@@ -42,9 +42,11 @@ def open_bundle(bundle: Bundle) -> Run:
     the weights.
     """
     recipe = _recipe(bundle.manifest.provenance)
-    height, width, channels = bundle.manifest.image_shape()
-    classes = len(bundle.manifest.network.classes)
-    network = build_network(recipe, (height, width, channels), classes)
+    described = bundle.manifest.network
+    if described.preparation is None:
+        raise InvalidBundle("provenance.recipe", "is of images, and this network takes raw tensors")
+    height, width, channels = described.takes.shape
+    network = build_network(recipe, (height, width, channels), len(described.classes))
     weights = _weights(bundle)
     wanted = {name for name in network.state_dict() if not name.endswith(_NOT_EXPORTED)}
     missing = sorted(wanted - set(weights))

@@ -1,7 +1,7 @@
 """The whole network as one ONNX graph, in which every exit and every boundary is a named output.
 
-    image (N, H, W, C) uint8 -> logits_0 .. logits_{E-1}, and for each boundary k >= 1
-                                codes_k (uint8) with a codec, features_k without one
+    image (N, H, W, C) uint8, -> logits_0 .. logits_{E-1}, gate_k where exit k has a gate, and for
+    or a raw tensor (N, ...)     each boundary k >= 1 codes_k (uint8) with a codec, else features_k
 
 Initialisers keep the names of the network's state_dict and batch norms stay unfolded, so that the
 weights can be read back from a bundle (`offramp.export.restore`); onnxruntime folds them when it
@@ -10,10 +10,8 @@ loads a stage.
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx
 import torch
@@ -29,23 +27,55 @@ from onnxscript.optimizer import fold_constants_ir
 from torch import Tensor, nn
 
 from offramp.errors import InvalidInput
+from offramp.export.capture import capture, translate
 from offramp.models import ExitNetwork
 
 OPSET = 20  # the newest that IR version 10 carries; onnxruntime 1.17 and later run it
-IMAGE, BATCH = "image", "batch"
 
 
-def logits_name(exit_index: int) -> str:
-    """The output that holds the logits of an exit."""
-    return f"logits_{exit_index}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitNames:
+    """What the whole graph calls an exit's outputs: logits, gate, and the boundary behind it.
+
+    boundary: `codes_k` with a codec; else the features, `features_k` or, of several tensors,
+    `features_k_0`, ...; nothing behind the last exit.
+    """
+
+    logits: str
+    gate: str | None
+    boundary: tuple[str, ...]
+    has_codec: bool
 
 
-def marker_names(network: ExitNetwork) -> tuple[str, ...]:
-    """Outputs that mark boundaries 1 .. E - 1: `codes_k` with a codec, else `features_k`."""
-    return tuple(
-        f"{'features' if network.codec(k) is None else 'codes'}_{k}"
-        for k in range(1, network.exit_count)
-    )
+class Whole(NamedTuple):
+    """The whole graph, and what it calls each exit's outputs."""
+
+    model: onnx.ModelProto
+    exits: tuple[ExitNames, ...]
+
+
+def feature_names(boundary: int, tensors: int) -> tuple[str, ...]:
+    """What the features at a boundary without a codec are called, by how many tensors they are."""
+    if tensors == 1:
+        return (f"features_{boundary}",)
+    return tuple(f"features_{boundary}_{j}" for j in range(tensors))
+
+
+def _exit_names(network: ExitNetwork) -> tuple[ExitNames, ...]:
+    with torch.no_grad():
+        counts = [len(tensors) for tensors in network(network.sample()).features]
+    exits = []
+    for k, tensors in enumerate((*counts, 0)):
+        has_codec = network.codec(k + 1) is not None
+        exits.append(
+            ExitNames(
+                logits=f"logits_{k}",
+                gate=None if network.gate(k) is None else f"gate_{k}",
+                boundary=(f"codes_{k + 1}",) if has_codec else feature_names(k + 1, tensors),
+                has_codec=has_codec,
+            )
+        )
+    return tuple(exits)
 
 
 class _Flat(nn.Module):
@@ -55,28 +85,14 @@ class _Flat(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.network(image)
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.network(inputs)
+        gates = (gate for gate in outputs.gates if gate is not None)
         boundaries = (
-            features if codes is None else codes
+            features if codes is None else (codes,)
             for features, codes in zip(outputs.features, outputs.codes, strict=True)
         )
-        return (*outputs.logits, *boundaries)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep from the user what the exporter says of itself: deprecations, torchvision."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            yield
-    finally:
-        registration.setLevel(level)
+        return (*outputs.logits, *gates, *(tensor for tensors in boundaries for tensor in tensors))
 
 
 def _simplify(model: ir.Model, names: set[str]) -> None:
@@ -101,40 +117,28 @@ def _simplify(model: ir.Model, names: set[str]) -> None:
         graph_pass(model)
 
 
-def export_whole(network: ExitNetwork, image_shape: tuple[int, int, int]) -> onnx.ModelProto:
-    """The ONNX graph of a network for (H, W, C) images, its batch dimension dynamic.
+def export_whole(network: ExitNetwork) -> Whole:
+    """The ONNX graph of a network, its batch dimension dynamic.
 
-    Raises InvalidInput where the network is in training mode, fixes the batch size, or has two
-    outputs that are one tensor.
+    Raises InvalidInput where the network is in training mode, has two outputs that are one tensor
+    or cannot be exported (see `offramp.export.capture`).
     """
     if network.training:
         raise InvalidInput("network", "is in training mode; call eval() first")
+    exits = _exit_names(network)
     outputs = [
-        *(logits_name(k) for k in range(network.exit_count)),
-        *marker_names(network),
+        *(names.logits for names in exits),
+        *(names.gate for names in exits if names.gate is not None),
+        *(name for names in exits for name in names.boundary),
     ]
     # In channels-last memory the exporter spells pooling out as gathers over computed strides.
     contiguous = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            _Flat(contiguous).eval(),
-            (torch.zeros((2, *image_shape), dtype=torch.uint8),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[IMAGE],
-            output_names=outputs,
-            dynamic_shapes=({0: torch.export.Dim(BATCH)},),
-            optimize=False,
-            verbose=False,
-        )
-        assert program is not None  # noqa: S101 (narrows the type; None is for the old exporter)
-        _simplify(program.model, set(network.state_dict()))
-        model: onnx.ModelProto = program.model_proto
+    program = capture(_Flat(contiguous).eval(), network.sample(2), network)
+    translated = translate(program, network.takes.name, outputs, OPSET)
+    _simplify(translated.model, set(network.state_dict()))
+    model: onnx.ModelProto = translated.model_proto
     found = [output.name for output in model.graph.output]
     if found != outputs:
         raise InvalidInput("exits.at", f"two exits lie at the same tensor: {found}, not {outputs}")
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
-    if batch.dim_param != BATCH:
-        raise InvalidInput("backbone", "its forward pass fixes the batch size (by len(), perhaps)")
     model.producer_name, model.producer_version = "offramp", ""
-    return model
+    return Whole(model, exits)

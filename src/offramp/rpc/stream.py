@@ -153,7 +153,8 @@ class TierStream:
         if len(self._pending) >= self._credits:
             raise TierUnavailable("overloaded", f"{self.target} grants no more credits")
         check_lengths(sample.id.origin, sample.network, sample.policy)
-        size, limit = payload_bytes(sample.payload), self._message_bytes - ENVELOPE_BYTES
+        size = payload_bytes(sample.payload) + len(sample.exit_state)
+        limit = self._message_bytes - ENVELOPE_BYTES
         if size > limit:
             raise InvalidInput("payload", f"{size} bytes, over the limit of {limit} in a message")
         left_s = deadline - time.monotonic()

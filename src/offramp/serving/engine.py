@@ -77,6 +77,7 @@ class Engine:
         self._in_flight = 0
         self._draining = False
         self._mismatches_seen: set[str] = set()
+        self._certified = bundle.manifest.certified
 
     @property
     def in_flight(self) -> int:
@@ -137,10 +138,9 @@ class Engine:
             raise InvalidInput(
                 "boundary", f"{sample.boundary}, but the last is {len(boundaries) - 1}"
             )
-        if sample.exit_state:
-            raise InvalidInput("exit_state", f"given, but {policy.rule} declares none")
+        policy.check_state(sample.exit_state, sample.boundary, len(manifest.network.classes))
         payload_size_checked(sample.payload, boundaries[sample.boundary], sample.boundary)
-        return Work(sample, policy, sample.boundary)
+        return Work(sample, policy, sample.boundary, exit_state=sample.exit_state)
 
     async def _climb(self, work: Work) -> Answer:
         try:
@@ -173,6 +173,7 @@ class Engine:
             network=self.bundle.digest,
             policy=work.policy.id,
             plan_epoch=self.plan.epoch,
+            exit_state=work.exit_state,
             payload=work.payload(self.bundle.manifest),
         )
 
@@ -217,6 +218,8 @@ class Engine:
             network=self.bundle.digest,
             policy=work.policy.id,
             plan_epoch=self.plan.epoch,
+            # Every tier on the way decided by this policy on this network, or it would not be held here.
+            certified=reason is None and work.policy.id in self._certified,
             trail=(self._leg(work, hop),),
         )
 

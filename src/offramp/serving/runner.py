@@ -16,10 +16,11 @@ from offramp.errors import InvalidBundle
 
 
 class StageOutputs(NamedTuple):
-    """Logits (N, C) of the stage's exit, and the tensors of the next boundary, each with N in front."""
+    """Logits (N, C) of the stage's exit, the tensors of the next boundary, each with N in front, and any gate (N,)."""
 
     logits: NDArray[np.float32]
     boundary: tuple[NDArray[Any], ...]
+    gate: NDArray[np.float32] | None = None
 
 
 def open_session(bundle: Bundle, stage: int, *, threads: int = 1) -> ort.InferenceSession:
@@ -70,5 +71,10 @@ class StageRunner:
             for spec, tensor in zip(network.boundaries[stage].tensors, tensors, strict=True)
         }
         names = [network.stages[stage].logits, *(spec.name for spec in following)]
-        logits, *boundary = self._sessions[stage].run(names, inputs)
-        return StageOutputs(logits, tuple(boundary))
+        gate = network.stages[stage].gate
+        if gate is not None:
+            names.append(gate)
+        logits, *others = self._sessions[stage].run(names, inputs)
+        if gate is None:
+            return StageOutputs(logits, tuple(others))
+        return StageOutputs(logits, tuple(others[:-1]), others[-1])

@@ -105,7 +105,8 @@ class TierServicer(tier_pb2_grpc.TierServicer):
                     stages=engine.held,
                     policies=[pb.HeldPolicy(name=p.name, id=p.id) for p in policies],
                     classes=manifest.network.classes,
-                    image_shape=manifest.image_shape(),
+                    input_shape=manifest.network.takes.shape,
+                    input_dtype=manifest.network.takes.dtype,
                 )
             ],
             plan=pb.Plan(last_stage=engine.plan.last_stage, epoch=engine.plan.epoch),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Manifest
 from offramp.errors import InvalidInput
-from offramp.exits import ExitPolicy
+from offramp.exits import Decision, ExitPolicy
 from offramp.rpc import Payload, Sample
 from offramp.rpc.payload import payload_arrays, tensors_payload
 from offramp.serving.runner import StageOutputs, StageRunner
@@ -34,6 +35,7 @@ class Work:
     policy: ExitPolicy
     boundary: int
     arrays: tuple[NDArray[Any], ...] | None = None  # of the boundary; None: still the payload
+    exit_state: bytes = b""  # what the policy has of the exits passed, as it travels
     best: ExitAnswer | None = None
     queued_s: float = 0.0
     computed_s: float = 0.0
@@ -69,14 +71,39 @@ def run_stage(
 
 
 def _move_on(sound: Sequence[Work], stage: int, outputs: StageOutputs) -> None:
-    """Give each work its answer so far and its next boundary; those whose logits are not finite stay."""
+    """Give each work its answer so far and its next boundary; those whose outputs are not finite stay."""
     finite = np.atleast_1d(np.isfinite(outputs.logits).all(axis=1))
-    for policy in {work.policy for work in sound}:
-        rows = [k for k, work in enumerate(sound) if work.policy == policy and finite[k]]
-        decision = policy.decide(stage, outputs.logits[rows])
+    if outputs.gate is not None:
+        finite &= np.isfinite(outputs.gate)
+    for policy in {work.policy.id: work.policy for work in sound}.values():
+        rows = [k for k, work in enumerate(sound) if work.policy.id == policy.id and finite[k]]
+        decision = _decision(policy, stage, outputs, rows, [sound[k] for k in rows])
         probabilities = decision.probabilities.astype(np.float32)
         for place, k in enumerate(rows):
             work = sound[k]
             work.best = ExitAnswer(stage, probabilities[place], bool(decision.leaves[place]))
             work.boundary = stage + 1
             work.arrays = tuple(tensor[k] for tensor in outputs.boundary)
+            if decision.state is not None:
+                work.exit_state = decision.state[place].tobytes()
+
+
+def _decision(
+    policy: ExitPolicy,
+    stage: int,
+    outputs: StageOutputs,
+    rows: Sequence[int],
+    works: Sequence[Work],
+) -> Decision:
+    logits = outputs.logits[rows]
+    state = None
+    if stage > 0 and (state_type := policy.state_type(logits.shape[1])) is not None:
+        state = np.frombuffer(b"".join(work.exit_state for work in works), state_type)
+    now = time.monotonic()
+    return policy.decide(
+        stage,
+        logits,
+        state=state,
+        gate=None if outputs.gate is None else outputs.gate[rows],
+        time_left_s=np.array([work.sample.deadline - now for work in works]),
+    )

@@ -52,7 +52,8 @@ def erase(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 class Batches:
     """An epoch's batches (images, labels).
 
-    With `augment` they are shuffled and varied, anew each epoch, from seed and epoch alone.
+    With `augment` they are shuffled and varied, anew each epoch, from seed and epoch alone. Of
+    several processes that train together, each takes its share of every such batch.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Batches:
         self._labels = torch.from_numpy(images.labels)
         self._size, self._augment, self._seed = size, augment, seed
         self.epoch = 0
+        self.rank, self.processes = 0, 1
 
     def __len__(self) -> int:
         """Batches an epoch; a training epoch drops its last, incomplete one."""
@@ -74,6 +76,8 @@ class Batches:
         order = torch.randperm(count, generator=generator) if self._augment else torch.arange(count)
         for k in range(len(self)):
             rows = order[k * self._size : (k + 1) * self._size]
+            if self._augment:
+                rows = rows[self.rank :: self.processes]
             images, labels = self._images[rows], self._labels[rows]
             if self._augment:
                 images = self._varied(images, self._augment, generator)

@@ -1,11 +1,8 @@
-"""The joint loss over all exits, as a Lightning module.
-
-loss = sum over exits i of weight_i * loss_i  (Scardapane et al. 2020, section "Training")
-
-loss_i is the cross-entropy and, in distillation, the distance to what the last exit says as well.
-"""
+"""One phase of a regime as a Lightning module: what is frozen, the loss, what the log shows."""
 
 from __future__ import annotations
+
+from typing import Self
 
 import lightning.pytorch as pl
 import torch
@@ -13,76 +10,100 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from offramp.models import ExitNetwork
-from offramp.training.recipe import Distillation, Joint, Optimiser
+from offramp.models import ExitNetwork, ExitOutputs
+from offramp.training.codec_loss import codec_loss
+from offramp.training.recipe import Optimiser
+from offramp.training.regimes import Batch, Moment, Phase, Regime
 
-Batch = tuple[Tensor, Tensor]  # images (N, H, W, C) uint8, labels (N,) int64
 
-
-def distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """temperature^2 * KL(teacher || student) of softened logits, twice (N, classes) -> a number."""
-    soft = F.kl_div(
-        F.log_softmax(student / temperature, 1),
-        F.log_softmax(teacher / temperature, 1),
-        reduction="batchmean",
-        log_target=True,
+def _single(outputs: ExitOutputs) -> ExitOutputs:
+    """The same with logits and gates in float32, under any precision."""
+    return outputs._replace(
+        logits=tuple(logits.float() for logits in outputs.logits),
+        gates=tuple(None if gate is None else gate.float() for gate in outputs.gates),
     )
-    return temperature**2 * soft
 
 
-class JointTraining(pl.LightningModule):
-    """Trains every exit at once; logs loss and accuracy of each exit for every epoch."""
+class ExitTraining(pl.LightningModule):
+    """Trains what the phase names, by the regime's loss.
+
+    Logs for every epoch the loss and accuracy of the exits that learn, and, on the part held out,
+    of all exits. Parts that the phase does not name stay in evaluation mode and get no gradient.
+    """
 
     def __init__(
-        self,
-        network: ExitNetwork,
-        weights: tuple[float, ...],
-        optimiser: Optimiser,
-        regime: Joint | Distillation,
+        self, network: ExitNetwork, regime: Regime, phase: Phase, optimiser: Optimiser
     ) -> None:
         super().__init__()
-        self.network, self.weights, self.optimiser = network, weights, optimiser
-        self.regime = regime
+        self.network, self.regime = network, regime
+        self.phase, self.optimiser = phase, optimiser
+        network.requires_grad_(False)
+        for name, module in network.named_modules():
+            if name in phase.modules:
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(True)
 
-    def _step(self, batch: Batch, split: str, smoothing: float) -> Tensor:
-        images, labels = batch
-        losses = []
-        every = [logits.float() for logits in self.network(images).logits]
-        for exit_index, logits in enumerate(every):
-            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-            if isinstance(self.regime, Distillation) and logits is not every[-1]:
-                taught = distance(logits, every[-1].detach(), self.regime.temperature)
-                loss = (1 - self.regime.share) * loss + self.regime.share * taught
-            accuracy = (logits.argmax(1) == labels).float().mean()
-            losses.append(loss)
-            for figure, value in (("loss", loss), ("accuracy", accuracy)):
-                self.log(
-                    f"{split}/{figure}_{exit_index}",
-                    value,
-                    on_step=False,
-                    on_epoch=True,
-                    batch_size=len(labels),
-                    prog_bar=(split, figure) == ("validation", "accuracy"),
-                )
-        return torch.stack([w * x for w, x in zip(self.weights, losses, strict=True)]).sum()
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; of the network's modules only those that the phase trains, and itself."""
+        super().train(mode)
+        for name, module in self.network.named_modules():
+            # The network itself says that codes are to be rounded with a gradient.
+            module.training = mode and (name == "" or name in self.phase.modules)
+        return self
+
+    def _log(self, name: str, value: Tensor, count: int, *, shown: bool = False) -> None:
+        self.log(
+            name,
+            value,
+            on_step=False,
+            on_epoch=True,
+            batch_size=count,
+            prog_bar=shown,
+            sync_dist=True,
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Set the mode, which the trainer leaves as it finds it."""
+        self.train()
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """The weighted sum of the exits' losses."""
-        return self._step(batch, "train", self.optimiser.label_smoothing)
+        """The regime's loss."""
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        moment = Moment(
+            self.phase, self.trainer.global_step / steps, self.optimiser.label_smoothing
+        )
+        inputs, labels = batch
+        last = max(self.phase.exits)
+        early = last < len(self.network.exits)  # nothing behind it has to be computed
+        outputs = _single(self.network.until(last, inputs) if early else self.network(inputs))
+        losses = self.regime.loss(outputs, batch, moment)
+        for exit_index, loss in losses.exits.items():
+            right = (outputs.logits[exit_index].argmax(1) == labels).float().mean()
+            self._log(f"train/loss_{exit_index}", loss, len(labels))
+            self._log(f"train/accuracy_{exit_index}", right, len(labels))
+        for name, value in losses.figures.items():
+            self._log(f"train/{name}", value, len(labels))
+        return losses.total + codec_loss(self.network, outputs, self.regime.codec_distillation)
 
     def validation_step(self, batch: Batch, _index: int) -> None:
-        """Log each exit's loss and accuracy on the part held out."""
-        self._step(batch, "validation", 0.0)
+        """Log each exit's cross-entropy and accuracy on the part held out."""
+        outputs, labels = _single(self.network(batch[0])), batch[1]
+        for exit_index, logits in enumerate(outputs.logits):
+            right = (logits.argmax(1) == labels).float().mean()
+            self._log(f"validation/loss_{exit_index}", F.cross_entropy(logits, labels), len(labels))
+            self._log(f"validation/accuracy_{exit_index}", right, len(labels), shown=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Nesterov SGD; no weight decay on norms and biases; one cycle over all steps."""
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        """Nesterov SGD; no weight decay on norms and biases; one cycle over the phase's steps."""
+        learning = [p for p in self.parameters() if p.requires_grad]
         settings = self.optimiser
         sgd = torch.optim.SGD(
             [
-                {"params": decayed, "weight_decay": settings.weight_decay},
-                {"params": others, "weight_decay": 0.0},
+                {
+                    "params": [p for p in learning if p.ndim > 1],
+                    "weight_decay": settings.weight_decay,
+                },
+                {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
             ],
             lr=settings.peak_rate,
             momentum=settings.momentum,

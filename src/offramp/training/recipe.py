@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,9 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from offramp.errors import InvalidSettings
 from offramp.models import CodecSpec, ExitAt, HeadSpec
+from offramp.models.zoo import Backbone, SmallResNetSettings
+from offramp.training.regimes import Joint, Settings
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
-_Size = Annotated[int, Field(ge=1)]
+
+
+class Encode(BaseModel):
+    """A lossy image format that all images go through first, to compare with sending them so."""
+
+    model_config = _STRICT
+    media_type: Literal["image/jpeg", "image/webp"]
+    quality: Annotated[int, Field(ge=1, le=95)]
 
 
 class Data(BaseModel):
@@ -20,20 +30,21 @@ class Data(BaseModel):
 
     model_config = _STRICT
     name: str
+    encode: Encode | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     shift: Annotated[int, Field(ge=0)] = 2  # pixels, each way
     flip: bool = True
     erase: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of images that lose a rectangle
+    # Per channel, of values in [0, 1]; by default those of the images trained on. Published weights
+    # need the ones that they were trained with.
+    mean: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
 
-
-class Backbone(BaseModel):
-    """The arguments of `SmallResNet`; channels and classes come from the data."""
-
-    model_config = _STRICT
-    stem: Annotated[int, Field(ge=1)] = 16
-    stem_stride: Annotated[int, Field(ge=1)] = 1
-    widths: Annotated[tuple[_Size, ...], Field(min_length=1)] = (32, 64, 96, 96, 128)
-    strides: Annotated[tuple[_Size, ...], Field(min_length=1)] = (2, 2, 1, 1, 2)
+    @model_validator(mode="after")
+    def _both(self) -> Data:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std: one is given without the other")
+        return self
 
 
 class Exit(BaseModel):
@@ -41,36 +52,31 @@ class Exit(BaseModel):
 
     model_config = _STRICT
     at: str
+    tensor: int | None = None  # of several, the one that feeds the head; by default the coarsest
     weight: Annotated[float, Field(gt=0)] = 1.0
     head: HeadSpec = HeadSpec()
     codec: CodecSpec | None = None
 
-    def exit_at(self) -> ExitAt:
+    def exit_at(self, *, gate: bool) -> ExitAt:
         """The same, as `attach` takes it."""
-        return ExitAt(at=self.at, head=self.head, codec=self.codec)
+        return ExitAt(at=self.at, head=self.head, codec=self.codec, tensor=self.tensor, gate=gate)
 
 
-class Joint(BaseModel):
-    """All exits at once: the weighted sum of their cross-entropies."""
+class Placement(BaseModel):
+    """Exits at places that are chosen, all with one head and one codec.
 
-    model_config = _STRICT
-    kind: Literal["joint"] = "joint"
-
-
-class Distillation(BaseModel):
-    """Jointly, and every early exit also learns the last exit's softened probabilities.
-
-    Its loss is (1 - share) * cross-entropy + share * temperature^2 * KL(last || early).
-    Source: Hinton et al. 2015, arXiv 1503.02531; between exits, Phuong and Lampert 2019 (ICCV).
+    rule: `equal-flops` divides the backbone's FLOPs evenly; `utility` adds, greedily, the exit that
+    lowers the expected cost most, and may find that fewer than `count` are worth it. max_drop: of
+    accuracy, and images: how many of those trained on are probed; both for `utility`.
     """
 
     model_config = _STRICT
-    kind: Literal["distillation"]
-    temperature: Annotated[float, Field(gt=0)] = 3.0
-    share: Annotated[float, Field(gt=0, le=1)] = 0.5
-
-
-Regime = Annotated[Joint | Distillation, Field(discriminator="kind")]
+    rule: Literal["equal-flops", "utility"]
+    count: Annotated[int, Field(ge=1)]
+    head: HeadSpec = HeadSpec()
+    codec: CodecSpec | None = None
+    max_drop: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    images: Annotated[int, Field(ge=100)] = 2000
 
 
 class Optimiser(BaseModel):
@@ -98,15 +104,16 @@ class Recipe(BaseModel):
     seed: int = 1
     final_weight: Annotated[float, Field(gt=0)] = 1.0
     data: Data
-    backbone: Backbone = Backbone()
-    exits: Annotated[tuple[Exit, ...], Field(min_length=1)]
-    regime: Regime = Joint()
+    backbone: Backbone = SmallResNetSettings()
+    exits: tuple[Exit, ...] = ()  # none: the backbone by itself, to compare with
+    placement: Placement | None = None
+    regime: Settings = Joint()
     optimiser: Optimiser
 
     @model_validator(mode="after")
-    def _lengths(self) -> Recipe:
-        if len(self.backbone.widths) != len(self.backbone.strides):
-            raise ValueError("backbone.strides: not as many as backbone.widths")
+    def _exits_one_way(self) -> Recipe:
+        if ("exits" in self.model_fields_set) == (self.placement is not None):
+            raise ValueError("give either exits or placement")
         return self
 
     @property
@@ -115,15 +122,41 @@ class Recipe(BaseModel):
         return (*(e.weight for e in self.exits), self.final_weight)
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe of a TOML file. Raises InvalidSettings naming the file and the key."""
+def recipe_text(path: Path, seed: int | None = None) -> str:
+    """The text of a recipe's file, with that seed in place of its own where one is given.
+
+    Raises InvalidSettings naming the file where it cannot be read.
+    """
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
     except OSError as exc:
         raise InvalidSettings(str(path), f"cannot be read: {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
+        raise InvalidSettings(str(path), str(exc)) from exc
+    if seed is None:
+        return text
+    # The keys of a TOML file that are in no table stand before the first one.
+    before, tables = re.split(r"(?m)^(?=\[)|\Z", text, maxsplit=1)
+    before = re.sub(r"(?m)^\s*seed\s*=.*\n?", "", before)
+    return f"seed = {seed}\n{before}{tables}"
+
+
+def _written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where in a recipe an error is; pydantic puts in which of several models it had chosen."""
+    table, *rest = location or ("",)
+    return (table, *rest[1:]) if table in ("backbone", "regime") else location
+
+
+def read_recipe(path: Path, seed: int | None = None) -> Recipe:
+    """The recipe of a TOML file, with that seed in place of its own where one is given.
+
+    Raises InvalidSettings naming the file and the key.
+    """
+    try:
+        return Recipe.model_validate(tomllib.loads(recipe_text(path, seed)))
+    except tomllib.TOMLDecodeError as exc:
         raise InvalidSettings(str(path), str(exc)) from exc
     except ValidationError as exc:
         first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+        key = ".".join(map(str, _written(first["loc"]))) or "(whole file)"
         raise InvalidSettings(f"{path}: {key}", first["msg"]) from exc

@@ -1,7 +1,8 @@
 """A tensor as bytes: little-endian and row-major, or packed where codes have under 8 bits.
 
 Packing is most significant bit first. Both sides know dtype, shape and bits from the manifest, so
-that a packed boundary carries no header: a (4, 7, 7) boundary of 4-bit codes is 98 bytes.
+that a packed boundary carries no header: a (4, 7, 7) boundary of 4-bit codes is 98 bytes. With
+tables of a coding the same codes may take fewer; then they are not the packed form, and are shorter.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.errors import InvalidInput
+from offramp.wire.entropy import Coding
 
 DTYPES = ("uint8", "int32", "int64", "float16", "float32")
 
@@ -44,12 +46,12 @@ class TensorSpec:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on the wire, per sample."""
+        """Bytes on the wire, per sample; the most, where there is a coding."""
         return -(-math.prod(self.shape) * self.bits // 8)
 
 
-def pack(tensor: NDArray[Any], spec: TensorSpec) -> bytes:
-    """The bytes of one sample's tensor.
+def pack(tensor: NDArray[Any], spec: TensorSpec, coding: Coding | None = None) -> bytes:
+    """The bytes of one sample's tensor: entropy-coded where there is a coding and that is shorter.
 
     Raises InvalidInput where dtype, shape or a code's range is not the spec's.
     """
@@ -57,20 +59,25 @@ def pack(tensor: NDArray[Any], spec: TensorSpec) -> bytes:
         raise InvalidInput(
             spec.name, f"{tensor.dtype} {list(tensor.shape)}, not {spec.dtype} {list(spec.shape)}"
         )
-    if spec.dtype == "uint8" and spec.bits < 8:
-        if tensor.size and int(tensor.max()) >> spec.bits:
-            raise InvalidInput(spec.name, f"a code of {tensor.max()} does not fit {spec.bits} bits")
+    is_narrow = spec.dtype == "uint8" and spec.bits < 8
+    if is_narrow and tensor.size and int(tensor.max()) >> spec.bits:
+        raise InvalidInput(spec.name, f"a code of {tensor.max()} does not fit {spec.bits} bits")
+    if coding is not None and len(coded := coding.encode(tensor)) < spec.size_bytes:
+        return coded
+    if is_narrow:
         bits = np.unpackbits(tensor.reshape(-1, 1), axis=1)[:, 8 - spec.bits :]
         return np.packbits(bits).tobytes()
     return tensor.astype(np.dtype(spec.dtype).newbyteorder("<"), copy=False).tobytes()
 
 
-def unpack(data: bytes, spec: TensorSpec, field: str) -> NDArray[Any]:
+def unpack(data: bytes, spec: TensorSpec, field: str, coding: Coding | None = None) -> NDArray[Any]:
     """The tensor of those bytes; a read-only view of them where nothing was packed.
 
-    Raises InvalidInput naming `field` where the length is not the spec's, a padding bit is set or a
-    value is NaN or infinite.
+    Raises InvalidInput naming `field` where the length is not the spec's, a padding bit is set, a
+    value is NaN or infinite, or shorter bytes are not what the coding writes.
     """
+    if coding is not None and len(data) < spec.size_bytes:
+        return coding.decode(data, spec.shape, field)
     if len(data) != spec.size_bytes:
         raise InvalidInput(
             field,

@@ -228,20 +228,22 @@ class DescribeResponse(_message.Message):
     def __init__(self, tier: _Optional[_Union[TierName, str]] = ..., version: _Optional[str] = ..., networks: _Optional[_Iterable[_Union[HeldNetwork, _Mapping]]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class HeldNetwork(_message.Message):
-    __slots__ = ("name", "digest", "stages", "policies", "classes", "image_shape")
+    __slots__ = ("name", "digest", "stages", "policies", "classes", "input_shape", "input_dtype")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     POLICIES_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
-    IMAGE_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    INPUT_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    INPUT_DTYPE_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     stages: _containers.RepeatedScalarFieldContainer[int]
     policies: _containers.RepeatedCompositeFieldContainer[HeldPolicy]
     classes: _containers.RepeatedScalarFieldContainer[str]
-    image_shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., stages: _Optional[_Iterable[int]] = ..., policies: _Optional[_Iterable[_Union[HeldPolicy, _Mapping]]] = ..., classes: _Optional[_Iterable[str]] = ..., image_shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    input_shape: _containers.RepeatedScalarFieldContainer[int]
+    input_dtype: str
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., stages: _Optional[_Iterable[int]] = ..., policies: _Optional[_Iterable[_Union[HeldPolicy, _Mapping]]] = ..., classes: _Optional[_Iterable[str]] = ..., input_shape: _Optional[_Iterable[int]] = ..., input_dtype: _Optional[str] = ...) -> None: ...
 
 class HeldPolicy(_message.Message):
     __slots__ = ("name", "id")

@@ -6,9 +6,14 @@ Source: He et al. 2015, arXiv 1512.03385, basic blocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
+
+from offramp.models.zoo.settings import BackboneSettings, Size, Sizes, image_of
+from offramp.wire import TensorSpec
 
 
 class BasicBlock(nn.Module):
@@ -69,3 +74,24 @@ class SmallResNet(nn.Module):
         """Logits of the last exit: (N, C, H, W) -> (N, classes)."""
         logits: Tensor = self.classifier(self.pool(self.blocks(self.stem(images))))
         return logits
+
+
+class SmallResNetSettings(BackboneSettings):
+    """The arguments of `SmallResNet`."""
+
+    name: Literal["small-resnet"] = "small-resnet"
+    stem: Size = 16
+    stem_stride: Size = 1
+    widths: Sizes = (32, 64, 96, 96, 128)
+    strides: Sizes = (2, 2, 1, 1, 2)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> SmallResNetSettings:
+        if len(self.widths) != len(self.strides):
+            raise ValueError("strides: not as many as widths")
+        return self
+
+    def build(self, takes: TensorSpec, classes: int) -> SmallResNet:
+        """The network for images."""
+        channels, _, _ = image_of(takes)
+        return SmallResNet(channels=channels, classes=classes, **self.model_dump(exclude={"name"}))

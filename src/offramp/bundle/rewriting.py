@@ -1,0 +1,92 @@
+"""Another manifest around the same stages: how a policy and its certificate get into a bundle.
+
+bundle + policy, certificate --> manifest --> checked beside links to the stages --> in place, or a new folder
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offramp.bundle.loading import MANIFEST, SUMS, Bundle, load_bundle, write_manifest
+from offramp.bundle.manifest import Manifest
+from offramp.errors import InvalidInput
+from offramp.exits import ExitPolicy
+from offramp.exits.certificate import Certificate
+
+
+def with_policy(
+    manifest: Manifest,
+    policy: ExitPolicy,
+    certificate: Certificate | None,
+    provenance: Mapping[str, Any],
+) -> Manifest:
+    """The same manifest with this policy, in place of the one of its name or else as the last.
+
+    Certificates whose policy is gone go too, and an older one of the same policy and risk. Raises ValueError where the
+    certificate is of another network or policy.
+    """
+    policies = [policy if old.name == policy.name else old for old in manifest.policies]
+    if policy not in policies:
+        policies.append(policy)
+    ids = {p.id for p in policies}
+    kept = [old for old in manifest.certificates if old.policy in ids]
+    if certificate is not None:
+        about = (certificate.policy, certificate.risk)
+        kept = [*(old for old in kept if (old.policy, old.risk) != about), certificate]
+    fields = {
+        "policies": tuple(policies),
+        "certificates": tuple(kept),
+        "provenance": dict(provenance),
+    }
+    return Manifest(**(dict(manifest) | fields))
+
+
+def rewrite(bundle: Bundle, manifest: Manifest, out: Path | None = None) -> Bundle:
+    """The bundle with another manifest: a copy in `out`, a new folder, or by default in its own place.
+
+    Nothing is replaced before the whole has been loaded again. In place, the manifest and SHA256SUMS take their new
+    content one after the other: a process killed in between leaves a bundle that is refused. Raises InvalidInput where
+    `out` is not empty or cannot be written.
+    """
+    try:
+        if out is None:
+            _replace(bundle, manifest)
+        else:
+            _copy(bundle, manifest, out.resolve())
+    except OSError as exc:
+        target = out or bundle.folder
+        raise InvalidInput(str(target), f"cannot be written: {exc.strerror}") from exc
+    return load_bundle(out or bundle.folder)
+
+
+def _replace(bundle: Bundle, manifest: Manifest) -> None:
+    folder = bundle.folder.resolve()
+    with tempfile.TemporaryDirectory() as temporary:
+        draft = Path(temporary)
+        for stage in bundle.held:
+            path = bundle.stage_path(stage)
+            (draft / path.name).symlink_to(path.resolve())
+        write_manifest(draft, manifest)
+        load_bundle(draft)
+        for name in (MANIFEST, SUMS):
+            content = (draft / name).read_bytes()
+            # Beside its place, for a rename does not cross file systems.
+            (folder / f".{name}.new").write_bytes(content)
+    for name in (MANIFEST, SUMS):
+        (folder / f".{name}.new").replace(folder / name)
+
+
+def _copy(bundle: Bundle, manifest: Manifest, out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidInput("--out", f"{out} is not empty")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        draft = Path(temporary, out.name)
+        shutil.copytree(bundle.folder, draft)
+        write_manifest(draft, manifest)
+        load_bundle(draft)
+        draft.rename(out)

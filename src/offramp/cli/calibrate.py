@@ -1,0 +1,247 @@
+"""`offramp calibrate BUNDLE`: a policy with a certificate, or the best one within a budget.
+
+samples not trained on --split, seeded--> fit: temperatures, candidates
+                                      --> check: the certificate, or whether the budget is kept
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.bundle import Bundle, load_bundle
+from offramp.bundle.rewriting import rewrite, with_policy
+from offramp.data import hold_out
+from offramp.data.unseen import Unseen, from_file, held_out
+from offramp.errors import InvalidInput
+from offramp.evaluation.calibration import Form, never_early
+from offramp.evaluation.goals import Budget, Reached, RiskBound
+from offramp.evaluation.observation import UNITS, observe, whole_cost
+from offramp.exits import COMBINATIONS, RULES
+from offramp.exits.certificate import RISKS, Certificate, binomial_tail, rows_sha256
+
+_BY_TIME = "anytime"  # goes by the time left, of which samples on disk have none
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="give a bundle a policy with a certificate, or the best one within a budget",
+        description="Run the bundle's stages on samples that training did not see. Fit temperatures "
+        "and candidate thresholds on one part; on the other certify the cheapest policy whose risk "
+        "is bounded (--max-drop), or see whether the most accurate one within a budget keeps to it "
+        "(--max-cost).",
+    )
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument(
+        "--max-drop", type=float, metavar="SHARE", help="the bound on the risk, such as 0.01"
+    )
+    goal.add_argument(
+        "--max-cost",
+        metavar="X",
+        help="the mean cost of a sample: FLOPs, or bytes up over all links; or such as 50%% of the "
+        "network without exits (of the bytes where nobody leaves early)",
+    )
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="SHARE")
+    parser.add_argument(
+        "--risk",
+        choices=RISKS,
+        default=RISKS[0],
+        help="the share that the last exit has right and an earlier one wrong, or that they label "
+        "differently, for which no labels are needed (default: %(default)s)",
+    )
+    parser.add_argument("--cost", choices=UNITS, default="flops", help="what to save")
+    rules = [rule for rule in RULES if rule != _BY_TIME]
+    parser.add_argument("--rule", choices=rules, default="max-probability")
+    parser.add_argument("--combine", choices=list(COMBINATIONS), default="none")
+    parser.add_argument(
+        "--learned-weights", action="store_true", help="of the combined exits (default: all alike)"
+    )
+    parser.add_argument("--name", help="the policy's (default: certified, or budget)")
+    parser.add_argument("--out", type=Path, metavar="NEW", help="a new folder (default: in place)")
+    parser.add_argument("--json", action="store_true", help="the result for machines")
+    _add_samples(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_samples(parser: argparse.ArgumentParser) -> None:
+    samples = parser.add_argument_group(
+        "samples", "By default the part of the training data that was held out."
+    )
+    samples.add_argument("--data", metavar="NAME", help="the data set, as its recipe calls it")
+    samples.add_argument("--folder", type=Path, help="where the data set's files lie")
+    samples.add_argument(
+        "--images", type=Path, metavar="FILE", help="others: an .npz of x and, where known, y"
+    )
+    samples.add_argument(
+        "--fit-share", type=float, default=0.5, metavar="SHARE", help="default: %(default)s"
+    )
+    samples.add_argument("--seed", type=int, default=1, help="of the split (default: %(default)s)")
+
+
+class _Parts(NamedTuple):
+    """Places among the samples, drawn apart by a seed: those to fit on, those to check on."""
+
+    fit: NDArray[np.int64]
+    check: NDArray[np.int64]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Calibrate, put the policy into the bundle, print.
+
+    1 where nothing beyond "nobody leaves early" can be certified, and then no bundle is changed; 1 where the budget is
+    not met, and then the policy is in the bundle all the same, its record saying so.
+    """
+    goal = _goal(args)
+    bundle = load_bundle(args.bundle)
+    unseen = _unseen(args, bundle)
+    _check_form(args, bundle, unseen)
+    check, fit = hold_out(len(unseen), args.fit_share, args.seed)
+    parts = _Parts(fit, check)
+    goal.check(len(check), len(unseen), labelled=unseen.labels is not None)
+    reached, whole = _reached(args, goal, bundle, unseen, parts)
+    certificate = _certificate(goal, reached, bundle, unseen, parts)
+    record = _record(args, reached, unseen, parts, whole)
+    if reached.is_met or isinstance(goal, Budget):
+        provenance = dict(bundle.manifest.provenance)
+        earlier = provenance.get("calibrations", {})
+        provenance["calibrations"] = {**earlier, reached.policy.name: record}
+        manifest = with_policy(bundle.manifest, reached.policy, certificate, provenance)
+        bundle = rewrite(bundle, manifest, args.out)
+    if args.json:
+        made = {"certificate": None if certificate is None else asdict(certificate)}
+        where = {"bundle": str(bundle.folder), "network": bundle.digest}
+        print(json.dumps(where | record | made, indent=2))
+    else:
+        print("\n".join(_lines(bundle, reached, unseen, args.cost, whole)))
+    return 0 if reached.is_met else 1
+
+
+def _goal(args: argparse.Namespace) -> RiskBound | Budget:
+    if not 0 < args.fit_share < 1:
+        raise InvalidInput("--fit-share", f"{args.fit_share} is no share between 0 and 1")
+    if args.max_drop is None:
+        return Budget.parsed(args.max_cost)
+    return RiskBound(risk=args.risk, epsilon=args.max_drop, confidence=args.confidence)
+
+
+def _check_form(args: argparse.Namespace, bundle: Bundle, unseen: Unseen) -> None:
+    gated = [stage.gate is not None for stage in bundle.manifest.network.stages[:-1]]
+    if RULES[args.rule].needs_gate and not all(gated):
+        text = f"{args.rule} needs a gate at every early exit, and {gated.count(False)} have none"
+        raise InvalidInput("--rule", text)
+    if args.learned_weights and (args.combine == "none" or unseen.labels is None):
+        lacks = "--combine" if args.combine == "none" else "labels"
+        raise InvalidInput("--learned-weights", f"weights are of combined exits, and need {lacks}")
+
+
+def _unseen(args: argparse.Namespace, bundle: Bundle) -> Unseen:
+    if args.images is None:
+        return held_out(bundle, args.data, args.folder)
+    if args.data is not None:
+        raise InvalidInput("--images", "given beside --data; they say two sources of samples")
+    return from_file(bundle, args.images, args.folder)
+
+
+def _reached(
+    args: argparse.Namespace,
+    goal: RiskBound | Budget,
+    bundle: Bundle,
+    unseen: Unseen,
+    parts: _Parts,
+) -> tuple[Reached, float]:
+    """What the goal came to, and the whole that a cost is a share of."""
+    classes = len(bundle.manifest.network.classes)
+    earlier = [setting.temperature for setting in bundle.manifest.policies[0].exits]
+    form = Form(
+        name=args.name or goal.policy_name,
+        rule=args.rule,
+        combine=args.combine,
+        learned_weights=args.learned_weights,
+    )
+    observed = observe(
+        bundle,
+        unseen.samples,
+        unseen.labels,
+        args.cost,
+        state_bytes=form.never_early(earlier).state_bytes(classes),
+    )
+    to_fit, to_check = observed.take(parts.fit), observed.take(parts.check)
+    base = never_early(form, to_fit, earlier)
+    whole = whole_cost(bundle.manifest, observed, args.cost)
+    return goal.reach(base, to_fit, to_check, whole), whole
+
+
+def _certificate(
+    goal: RiskBound | Budget, reached: Reached, bundle: Bundle, unseen: Unseen, parts: _Parts
+) -> Certificate | None:
+    if isinstance(goal, Budget) or not reached.is_met:
+        return None
+    samples = reached.measured.samples
+    return Certificate(
+        policy=reached.policy.id,
+        network=bundle.digest,
+        risk=goal.risk,
+        epsilon=goal.epsilon,
+        delta=goal.delta,
+        samples=samples,
+        errors=reached.errors,
+        p_value=binomial_tail(samples, reached.errors, goal.epsilon),
+        data=unseen.sha256,
+        fitted_on=rows_sha256(unseen.rows[parts.fit]),
+        certified_on=rows_sha256(unseen.rows[parts.check]),
+    )
+
+
+def _record(
+    args: argparse.Namespace, reached: Reached, unseen: Unseen, parts: _Parts, whole: float
+) -> dict[str, Any]:
+    """What the provenance says of this calibration."""
+    return {
+        "command": shlex.join(["offramp", *sys.argv[1:]]),
+        "policy": asdict(reached.policy) | {"id": reached.policy.id},
+        "is_met": reached.is_met,
+        **reached.figures,
+        "measured": reached.measured._asdict(),
+        "cost": {"unit": args.cost, "whole": whole},
+        "data": {
+            "name": unseen.name,
+            "sha256": unseen.sha256,
+            "fitted_on": len(parts.fit),
+            "checked_on": len(parts.check),
+            "seed": args.seed,
+            "left_out": unseen.left_out,
+            "compared_with_training": unseen.compared,
+        },
+    }
+
+
+def _lines(
+    bundle: Bundle, reached: Reached, unseen: Unseen, unit: str, whole: float
+) -> Iterator[str]:
+    measured = reached.measured
+    yield f"policy {reached.policy.name} {reached.policy.id[:12]}: {reached.verdict}"
+    shares = ", ".join(f"{share:.1%}" for share in measured.exit_shares)
+    yield f"leaving at each exit: {shares}, of {measured.samples:,} of {unseen.name}"
+    cost = measured.mean_cost / 1e6 if unit == "flops" else measured.mean_cost
+    saved = f", {1 - measured.mean_cost / whole:.1%} saved" if whole else ""
+    yield f"{cost:,.1f} {'MFLOPs' if unit == 'flops' else 'bytes up'} a sample{saved}"
+    if measured.accuracy is not None and measured.last_exit_accuracy is not None:
+        yield f"accuracy {measured.accuracy:.2%}, the last exit's {measured.last_exit_accuracy:.2%}"
+    if unseen.left_out:
+        yield f"left out: {unseen.left_out:,} samples identical to one trained on"
+    if not unseen.compared:
+        yield "not compared with what was trained on: the bundle does not say what that was"
+    written = reached.policy.id in {policy.id for policy in bundle.manifest.policies}
+    yield f"{bundle.folder}: {'network ' + bundle.digest[:12] if written else 'unchanged'}"

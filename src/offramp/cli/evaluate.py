@@ -1,0 +1,216 @@
+"""`offramp evaluate BUNDLE`: how right, at what cost, beside the baselines, and whether certificates hold.
+
+test samples --stages, once--> evaluation.report --> tables, JSON, picture
+held-out samples of the provenance, where there --> the path of the curve
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp import data
+from offramp.bundle import Bundle, load_bundle
+from offramp.data.unseen import from_file, held_out
+from offramp.errors import InvalidInput
+from offramp.evaluation.cache import CACHE, check_inputs
+from offramp.evaluation.report import Evaluation, Labelled, evaluate
+from offramp.exits import ExitPolicy
+
+LATENCY = (
+    "compute: the stages' own passes, one sample at a time on one thread of this machine; without "
+    "links, queues and decoding"
+)
+_BASELINE_POLICIES = ("first-exit", "final-exit")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The samples that are reported on, and where they come from."""
+
+    labelled: Labelled
+    name: str
+    sha256: dict[str, str]
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="accuracy against FLOPs, bytes and latency, beside the baselines",
+        description="Run a bundle's stages once over test samples, and say of every exit, policy, "
+        "certificate and baseline how right it is and what it costs, with 95 % intervals.",
+    )
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", metavar="NAME", help="a data set: its test part")
+    source.add_argument("--images", type=Path, metavar="FILE.npz", help="samples x and labels y")
+    parser.add_argument("--folder", type=Path, help="where the data set's files lie")
+    parser.add_argument(
+        "--train-folder",
+        type=Path,
+        metavar="FOLDER",
+        help="where the training data's files lie; the curve of cascades is fixed on the part of it "
+        "that was held out (default: --folder)",
+    )
+    parser.add_argument("--policy", action="append", metavar="NAME", help="only this one; repeat")
+    parser.add_argument("--json", metavar="FILE", help="everything, for machines; -: on stdout")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw three panels, as PNG")
+    parser.add_argument(
+        "--deploy",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure the first N images through three real processes as well",
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help=f"where logits are kept (default: {CACHE})"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and print; 1 where the measured risk breaks a certificate."""
+    try:
+        from offramp.cli.evaluation_tables import Watching, show
+    except ModuleNotFoundError as exc:
+        raise InvalidInput("evaluate", f"needs the extra `demo` ({exc.name} is missing)") from exc
+    _check_outputs(arguments)
+    bundle = load_bundle(arguments.bundle)
+    if arguments.deploy and not all(map(bundle.manifest.policy, _BASELINE_POLICIES)):
+        raise InvalidInput("--deploy", f"needs the policies {' and '.join(_BASELINE_POLICIES)}")
+    policies = _policies(bundle, arguments.policy)
+    source = _source(bundle, arguments)
+    fit_on, curve = _held_out(bundle, arguments)
+    with Watching() as watching:
+        found = evaluate(
+            bundle,
+            source.labelled,
+            policies,
+            fit_on=fit_on,
+            cache=arguments.cache,
+            watch=watching.saw,
+        )
+    figures = _figures(bundle, source, curve, found)
+    if arguments.deploy:
+        figures["deployment"] = _deployed(bundle, source.labelled, arguments.deploy)
+    if arguments.json != "-":
+        show(figures)
+    _write(arguments, figures)
+    return int(any(risk.verdict == "broken" for risk in found.certificates))
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    if arguments.deploy < 0:
+        raise InvalidInput("--deploy", f"{arguments.deploy} is below 0")
+    files = {"--picture": arguments.picture}
+    if arguments.json and arguments.json != "-":
+        files["--json"] = Path(arguments.json)
+    for option, path in files.items():
+        if path and not path.absolute().parent.is_dir():
+            raise InvalidInput(option, f"the folder of {path} does not exist")
+
+
+def _policies(bundle: Bundle, names: list[str] | None) -> list[ExitPolicy]:
+    """The policies asked for, by default all. Raises InvalidInput naming those that there are."""
+    policies = bundle.manifest.policies
+    found = [bundle.manifest.policy(name) for name in names or ()] or list(policies)
+    for name, policy in zip(names or (), found, strict=False):
+        if policy is None:
+            there = ", ".join(policy.name for policy in policies)
+            raise InvalidInput("--policy", f"{name!r} is none of {there}")
+    return [policy for policy in found if policy is not None]
+
+
+def _source(bundle: Bundle, arguments: argparse.Namespace) -> _Source:
+    """Test samples that fit the bundle. Raises InvalidInput where they do not."""
+    if arguments.images:
+        unseen = from_file(bundle, arguments.images, arguments.train_folder or arguments.folder)
+        if unseen.labels is None:
+            raise InvalidInput(f"{arguments.images}: y", "is missing: accuracy needs labels")
+        labelled = Labelled(samples=unseen.samples, labels=unseen.labels)
+        return _Source(labelled, unseen.name, unseen.sha256)
+    test = data.load(arguments.data, "test", arguments.folder)
+    check_inputs(bundle, test.images)
+    if test.classes != bundle.manifest.network.classes:
+        message = f"{test.name} has other classes than network {bundle.digest[:12]}"
+        raise InvalidInput("--data", message)
+    _check_hashes(bundle, test.sha256)
+    return _Source(Labelled(samples=test.images, labels=test.labels), test.name, test.sha256)
+
+
+def _check_hashes(bundle: Bundle, sha256: dict[str, str]) -> None:
+    """Pass where files that the provenance knows are those. Raises InvalidInput naming the file."""
+    recorded = bundle.manifest.provenance.get("data")
+    known = recorded.get("sha256", {}) if isinstance(recorded, dict) else {}
+    for file, digest in sha256.items():
+        if known.get(file, digest) != digest:
+            message = f"{file}: SHA-256 {digest}, but the bundle's provenance says {known[file]}"
+            raise InvalidInput("--data", message)
+
+
+def _held_out(bundle: Bundle, arguments: argparse.Namespace) -> tuple[Labelled | None, str]:
+    """Samples to fix the curve on, and what they are; or None, and why there are none.
+
+    Raises InvalidInput where the training data is there and is not what the network was trained on.
+    """
+    try:
+        unseen = held_out(bundle, None, arguments.train_folder or arguments.folder)
+    except InvalidInput as exc:
+        nowhere = exc.field in ("provenance", "data.folder")  # not said, or no folder given
+        if nowhere or isinstance(exc.__cause__, OSError):
+            return None, f"no curve: {exc}"
+        raise
+    if unseen.labels is None:
+        return None, "no curve: the samples held out have no labels"
+    said = f"path fixed on {len(unseen)} samples of {unseen.name}"
+    return Labelled(samples=unseen.samples, labels=unseen.labels), said
+
+
+def _figures(bundle: Bundle, source: _Source, curve: str, found: Evaluation) -> dict[str, Any]:
+    recipe = bundle.manifest.provenance.get("recipe")
+    return {
+        "bundle": {
+            "name": bundle.manifest.name,
+            "network": bundle.digest,
+            "trained_on": recipe["data"]["name"] if isinstance(recipe, dict) else None,
+        },
+        "data": {"name": source.name, "samples": found.samples, "sha256": source.sha256},
+        "notes": {
+            "intervals": "95 %: Wilson's for shares, normal for means of FLOPs and bytes",
+            "flops": "2 a multiply-accumulate; heads and codecs on the way included",
+            "bytes": "whole messages up, one sample each, over both links (stage 0 | stage 1 | rest)",
+            "latency": LATENCY,
+            "curve": curve,
+        },
+        **asdict(found),
+    }
+
+
+def _deployed(bundle: Bundle, labelled: Labelled, count: int) -> dict[str, Any]:
+    """The first images through three processes on this machine, and the baselines of `offramp demo`."""
+    from offramp.evaluation.comparison import as_json, compare
+
+    images: NDArray[np.uint8] = labelled.samples[:count]
+    return as_json(bundle, compare(bundle, images, labelled.labels[:count]))
+
+
+def _write(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
+    if arguments.picture:
+        from offramp.cli.evaluation_picture import draw
+
+        draw(figures, arguments.picture)
+        sys.stderr.write(f"offramp: drew {arguments.picture}\n")
+    if arguments.json:
+        text = json.dumps(figures, indent=2) + "\n"
+        if arguments.json == "-":
+            sys.stdout.write(text)
+        else:
+            Path(arguments.json).write_text(text, encoding="utf-8")

@@ -1,0 +1,55 @@
+"""What one sample costs on the wire: its whole message on a stream that goes on, gRPC's 5 bytes included.
+
+Names have been said by then, and one message carries one sample; both are how a lone device sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp.bundle import Bundle
+from offramp.rpc.messages import GRPC_PREFIX_BYTES, Sample, SampleId, sample_to_proto
+from offramp.rpc.names import NamesSaid, Origin
+from offramp.rpc.payload import Payload, tensors_payload
+from offramp.rpc.v1 import tier_pb2 as pb
+
+_SEQUENCE, _TIME_LEFT_S = 5_000, 10.0  # numbers take the bytes that their size needs
+
+
+def message_bytes(payload: Payload, boundary: int, *, exit_state: bytes = b"") -> int:
+    """Bytes of a request that carries this payload of a boundary and nothing else."""
+    sample = Sample(
+        id=SampleId(Origin("device", 1), _SEQUENCE),
+        boundary=boundary,
+        network="",
+        policy="",
+        deadline=0.0,
+        payload=payload,
+        exit_state=exit_state,
+    )
+    request = pb.Request(samples=[sample_to_proto(sample, NamesSaid(), _TIME_LEFT_S)])
+    return int(request.ByteSize()) + GRPC_PREFIX_BYTES
+
+
+def message_sizes(
+    bundle: Bundle, inputs: NDArray[Any], boundaries: Sequence[Mapping[str, NDArray[Any]]]
+) -> NDArray[np.int64]:
+    """(E, N) message bytes of N samples at boundaries 0 .. E - 1, as their tensors are sent.
+
+    inputs: (N, ...), the tensor of boundary 0; boundaries: of boundaries 1 .. E - 1, (N, ...) by
+    tensor's name.
+    """
+    network = bundle.manifest.network
+    first = network.boundaries[0].tensors[0].name
+    rows = []
+    for k, (boundary, tensors) in enumerate(
+        zip(network.boundaries, ({first: inputs}, *boundaries), strict=True)
+    ):
+        arrays = [tensors[spec.name] for spec in boundary.tensors]
+        payloads = (tensors_payload(of_sample, boundary) for of_sample in zip(*arrays, strict=True))
+        rows.append([message_bytes(payload, k) for payload in payloads])
+    return np.array(rows, np.int64)

@@ -1,0 +1,14 @@
+"""Leave where the most probable class is probable enough."""
+
+from __future__ import annotations
+
+from offramp.exits.rules.rule import Evidence, Floats, Memory, Rule
+
+
+class MaxProbability(Rule):
+    """The largest probability, in [1 / C, 1]."""
+
+    def confidence(self, evidence: Evidence, memory: Memory) -> Floats:
+        """The largest probability of each row."""
+        largest: Floats = evidence.probabilities.max(axis=1)
+        return largest

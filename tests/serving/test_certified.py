@@ -1,0 +1,71 @@
+"""An answer is certified where its policy is, on this network, and nothing degraded it on the way."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from tests.serving import toy
+from tests.serving.tiers import running
+from tests.serving.toy import SURE_AT
+
+from offramp.bundle import load_bundle
+from offramp.bundle.rewriting import rewrite, with_policy
+from offramp.client import AsyncClient
+from offramp.exits.certificate import Certificate, binomial_tail
+from offramp.rpc import Tier
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ "scores", whose policy "usual" has a certificate and whose others have none."""
+    bundle = load_bundle(toy.scores_bundle(tmp_path_factory.mktemp("bundles") / "certified"))
+    policy = bundle.manifest.policies[0]
+    certificate = Certificate(
+        policy=policy.id,
+        network=bundle.digest,
+        risk="disagreement",
+        epsilon=0.01,
+        delta=0.05,
+        samples=299,
+        errors=0,
+        p_value=binomial_tail(299, 0, 0.01),
+        data={"by hand": "0" * 64},
+        fitted_on="0" * 64,
+        certified_on="1" * 64,
+    )
+    rewrite(bundle, with_policy(bundle.manifest, policy, certificate, bundle.manifest.provenance))
+    return bundle.folder
+
+
+async def test_answers_of_a_certified_policy_are_certified_from_every_tier(certified: Path) -> None:
+    async with AsyncExitStack() as stack:
+        cloud = await stack.enter_async_context(running(Tier.CLOUD, certified, 2))
+        fog = await stack.enter_async_context(running(Tier.FOG, certified, 1, cloud.listen))
+        device = await stack.enter_async_context(running(Tier.DEVICE, certified, 0, fog.listen))
+        client = await stack.enter_async_context(AsyncClient(device.listen))
+        other = await stack.enter_async_context(AsyncClient(device.listen, policy="always"))
+        answers = [await client.infer(image) for image in SURE_AT]
+        uncertified = [await other.infer(image) for image in SURE_AT]
+        local = [await client.infer(image, local=True) for image in SURE_AT[:2]]
+    assert [(a.tier, a.certified) for a in answers] == [(tier, True) for tier in Tier]
+    assert [a.certified for a in uncertified] == [False] * 3
+    # A sure exit decides alike whether or not it was asked to stay; an unsure one did not decide.
+    assert [(a.degraded, a.certified) for a in local] == [(None, True), ("policy", False)]
+
+
+async def test_a_degraded_answer_is_never_certified(certified: Path) -> None:
+    async with (
+        running(Tier.DEVICE, certified, 0) as device,
+        AsyncClient(device.listen) as client,
+    ):
+        unsure, sure = await client.infer(SURE_AT[2]), await client.infer(SURE_AT[0])
+    assert (unsure.degraded, unsure.certified) == ("unreachable", False)
+    assert (sure.degraded, sure.certified) == (None, True)
+
+
+async def test_the_same_policy_without_a_certificate_is_not_certified(scores: Path) -> None:
+    async with running(Tier.DEVICE, scores, 2) as device, AsyncClient(device.listen) as client:
+        answers = [await client.infer(image) for image in SURE_AT]
+    assert [a.certified for a in answers] == [False] * 3
