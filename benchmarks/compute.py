@@ -150,7 +150,7 @@ def summary(cascades: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]])
             "gain": mean(gains),
             "gain_spread": stdev(gains) if len(gains) > 1 else None,
             "plain_has_as_many_flops": mean(spent) >= 0,
-            "beats_plain": mean(gains) >= 0,
+            "beats_plain": mean(gains) >= 0 and mean(spent) >= 0,
         }
     return found
 

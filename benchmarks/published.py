@@ -218,8 +218,9 @@ def markdown(record: dict[str, Any]) -> str:
     certificate = _certificate_text(found, found["flops_without_heads"])
     seen = (
         "The exits lie where they do because a first layout (`layer1.8`, `layer2.4`, `layer2.8`, "
-        "`layer3.4`, 8 epochs) saved nothing on the images reported on: "
-        "the layout was not chosen blind to the test images, the thresholds were."
+        "`layer3.4`, 8 epochs) saved nothing. Layout and candidate were "
+        "thus both chosen after looking at these test images: the certificate is the second attempt on them and "
+        "does not carry its nominal confidence."
     )
     what = table(("what", "found", "bar", ""), bars)
     return "\n\n".join((said, exits, certificate, seen, what))

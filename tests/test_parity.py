@@ -192,3 +192,9 @@ def test_the_zoo_asks_for_its_data(
     unsaid, lacking = capsys.readouterr().err.splitlines()
     assert "OFFRAMP_DATA" in unsaid
     assert "lacks weights/resnet56" in lacking
+
+
+def test_what_is_not_a_number_is_never_near() -> None:
+    found = np.array([[np.nan], [np.inf], [np.inf], [1.0]], np.float32)
+    wanted = np.array([[0.0], [np.inf], [1.0], [1.0]], np.float32)
+    assert error(found, wanted).tolist() == [np.inf, 0.0, np.inf, 0.0]

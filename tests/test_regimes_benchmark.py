@@ -122,6 +122,13 @@ def test_accuracy_cost_and_bar_are_those_of_the_outputs(
     assert found["passes"]
 
 
+def test_equal_in_the_mean_is_not_better(units: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = {"by_loss": [0.0099, -0.0074, -0.0025]}  # sums to 1e-18 in floating point
+    monkeypatch.setattr(regimes, "gains", lambda _rows: differences)
+    monkeypatch.setattr(regimes, "ROWS", regimes.ROWS[:1])
+    assert regimes.summarise([1])["passes"] is False
+
+
 def test_combined_exits_answer_better_than_the_same_exits_alone(
     summary: tuple[Path, dict[str, Any]],
 ) -> None:

@@ -98,6 +98,9 @@ class Network(BaseModel):
     def _one_boundary_a_stage(self) -> Network:
         if len(self.boundaries) != len(self.stages):
             raise ValueError(f"{len(self.boundaries)} boundaries for {len(self.stages)} stages")
+        names = [tensor.name for boundary in self.boundaries for tensor in boundary.tensors]
+        if len(set(names)) != len(names):
+            raise ValueError("boundaries: a tensor's name occurs twice")
         return self
 
     @model_validator(mode="after")
@@ -186,7 +189,7 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _certificates_hold_here(self) -> Manifest:
-        ids = {policy.id for policy in self.policies}
+        ids = {policy.id for policy in self.policies if not RULES[policy.rule].goes_by_time}
         for k, certificate in enumerate(self.certificates):
             if certificate.network != self.network.digest:
                 raise ValueError(
@@ -195,7 +198,8 @@ class Manifest(BaseModel):
                 )
             if certificate.policy not in ids:
                 raise ValueError(
-                    f"certificates.{k}: of policy {certificate.policy[:12]}, which is not here"
+                    f"certificates.{k}: of policy {certificate.policy[:12]}, which is not here, or "
+                    "goes by the time"
                 )
         return self
 

@@ -81,6 +81,8 @@ def _replace(bundle: Bundle, manifest: Manifest) -> None:
 
 
 def _copy(bundle: Bundle, manifest: Manifest, out: Path) -> None:
+    if out.is_relative_to(bundle.folder.resolve()):
+        raise InvalidInput("--out", f"{out} lies in the bundle itself")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInput("--out", f"{out} is not empty")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -29,8 +29,6 @@ from offramp.evaluation.observation import UNITS, observe, whole_cost
 from offramp.exits import COMBINATIONS, RULES
 from offramp.exits.certificate import RISKS, Certificate, binomial_tail, rows_sha256
 
-_BY_TIME = "anytime"  # goes by the time left, of which samples on disk have none
-
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
@@ -62,7 +60,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "differently, for which no labels are needed (default: %(default)s)",
     )
     parser.add_argument("--cost", choices=UNITS, default="flops", help="what to save")
-    rules = [rule for rule in RULES if rule != _BY_TIME]
+    rules = [name for name, rule in RULES.items() if not rule.goes_by_time]
     parser.add_argument("--rule", choices=rules, default="max-probability")
     parser.add_argument("--combine", choices=list(COMBINATIONS), default="none")
     parser.add_argument(

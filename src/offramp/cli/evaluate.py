@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json != "-":
         show(figures)
     _write(arguments, figures)
-    return int(any(risk.verdict == "broken" for risk in found.certificates))
+    return int(any(risk.verdict == "above the bound" for risk in found.certificates))
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:

@@ -54,7 +54,9 @@ def _array(path: Path) -> NDArray[Any]:
     try:
         # A map looks at the file's length before it believes the shape in its header.
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, SyntaxError) as exc:
+    except OSError:
+        raise
+    except Exception as exc:  # NumPy reads the header as Python, and fails in as many ways
         raise InvalidInput(str(path), "holds no NumPy array of numbers") from exc
     if array.dtype.kind not in "biuf":
         raise InvalidInput(str(path), f"holds {array.dtype}, not numbers")

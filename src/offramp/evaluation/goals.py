@@ -66,6 +66,8 @@ class RiskBound:
             text = "accuracy-drop needs labels, of which there are none; disagreement needs none"
             raise InvalidInput("--risk", text)
         fewest = fewest_samples(self.epsilon, self.delta)
+        if to_check == of:
+            raise InvalidInput("--fit-share", f"leaves none of {of:,} samples to fit on")
         if to_check < fewest:
             text = (
                 f"{self.epsilon:g} with confidence {self.confidence:g} needs at least {fewest:,} samples "

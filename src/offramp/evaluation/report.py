@@ -40,7 +40,6 @@ from offramp.exits.confidence import softmax
 from offramp.rpc import EncodedImage
 from offramp.wire import decode_image, encode_image
 
-LINKS = 2  # device to fog, fog to cloud; a sample that the cloud answers crosses both
 _TIMED = 200  # samples that stages are timed on
 _POINTS = 24  # of the curve
 
@@ -71,7 +70,7 @@ class RiskReport:
     """A certificate beside the risk measured on these samples.
 
     verdict: "holds" at or below epsilon; "above, within chance" where the 95 % interval still
-    reaches down to it; else "broken".
+    reaches down to it; else "above the bound".
     """
 
     policy: str
@@ -201,7 +200,7 @@ def _risk(subject: _Subject, certificate: Certificate) -> RiskReport:
     last = subject.outputs.logits[-1].argmax(1)
     errors = losses(said, last, subject.data.labels, certificate.risk)
     measured = share(int(errors.sum()), errors.size)
-    above = "above, within chance" if measured.low <= certificate.epsilon else "broken"
+    above = "above, within chance" if measured.low <= certificate.epsilon else "above the bound"
     verdict = "holds" if measured.value <= certificate.epsilon else above
     return RiskReport(
         policy=policy.name, certificate=certificate, measured=measured, verdict=verdict
@@ -211,6 +210,7 @@ def _risk(subject: _Subject, certificate: Certificate) -> RiskReport:
 def _baselines(subject: _Subject, run: Callable[[str, NDArray[Any]], Outputs]) -> dict[str, Score]:
     """The baselines of the design. A network of raw tensors has no PNG and JPEG: they go as they are."""
     last = len(subject.costs.flops) - 1
+    links = len(cuts(last + 1))  # a sample that the last tier answers crosses all of them
     nothing = replace(subject.costs, bytes_up=np.zeros_like(subject.costs.bytes_up))
     found = {
         "first_exit": subject.alone(0),
@@ -218,13 +218,13 @@ def _baselines(subject: _Subject, run: Callable[[str, NDArray[Any]], Outputs]) -
         "all_device": _last_exit(subject, subject.outputs, nothing),
     }
     if subject.bundle.manifest.network.preparation is None:
-        sent = LINKS * subject.outputs.message_bytes[:1].repeat(last + 1, axis=0)
+        sent = links * subject.outputs.message_bytes[:1].repeat(last + 1, axis=0)
         costs = replace(subject.costs, bytes_up=sent)
         return found | {"cloud_raw": _last_exit(subject, subject.outputs, costs)}
     for form in ("png", "jpeg"):
         images, sizes = _encoded(subject.data.samples, f"image/{form}")
         outputs = run(f"the same as {form.upper()}", images)
-        costs = replace(subject.costs, bytes_up=LINKS * np.tile(sizes, (last + 1, 1)))
+        costs = replace(subject.costs, bytes_up=links * np.tile(sizes, (last + 1, 1)))
         found[f"cloud_{form}"] = _last_exit(subject, outputs, costs)
     return found
 

@@ -6,7 +6,8 @@
 
 A sample is an error where leaving early costs it the right answer. Errors are Bernoulli, so that the p-value is the
 exact binomial tail; candidates are tested in their order and the first failure ends the walk, so that each is tested
-at the full delta. It holds for samples exchangeable with those n, and for answers that no tier degraded.
+at the full delta. It holds for samples exchangeable with those n, and counts errors as a share of all of them: where
+an outage degrades the answers that would have gone on, those left may err up to epsilon / (share that leaves early).
 Source: Angelopoulos et al. 2021, "Learn then Test", arXiv 2110.01052, sections 2 and 3.1 (fixed sequence testing); as
 a bound for early exits, Jazbec et al. 2024, arXiv 2405.20915. Letters: E exits, N samples, P candidates.
 """
@@ -24,6 +25,9 @@ from numpy.typing import NDArray
 Risk = Literal["accuracy-drop", "disagreement"]
 RISKS: Final[tuple[Risk, ...]] = get_args(Risk)
 _P_VALUE_TOLERANCE = 1e-6  # relative; what another machine's logarithms may differ by, and more
+
+
+_MOST_SAMPLES = 10_000_000  # bounds what checking a certificate costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class Certificate:
         for name in ("epsilon", "delta"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is no share between 0 and 1")
-        if not 0 <= self.errors <= self.samples or self.samples < 1:
+        if not (0 <= self.errors <= self.samples and 1 <= self.samples <= _MOST_SAMPLES):
             raise ValueError(f"errors: {self.errors} of {self.samples} samples")
         p_value = binomial_tail(self.samples, self.errors, self.epsilon)
         if not math.isclose(p_value, self.p_value, rel_tol=_P_VALUE_TOLERANCE, abs_tol=1e-300):

@@ -28,6 +28,7 @@ from offramp.exits.combination import COMBINATIONS, Combine
 from offramp.exits.rules import RULES, Evidence
 from offramp.exits.rules.rule import Memory
 
+_LEAST_TEMPERATURE = 1e-6  # logits over less would overflow
 State = NDArray[np.void]  # (N,) records of ExitPolicy.state_type()
 
 
@@ -54,8 +55,13 @@ class ExitSetting:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature: {self.temperature} is not a number above 0")
+        for name in ("temperature", "threshold", "weight"):
+            # A policy's id is of numbers as JSON writes them, and 2 is not 2.0 there.
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if not (math.isfinite(self.temperature) and self.temperature >= _LEAST_TEMPERATURE):
+            raise ValueError(
+                f"temperature: {self.temperature} is not a number from {_LEAST_TEMPERATURE}"
+            )
         if not math.isfinite(self.threshold):
             raise ValueError(f"threshold: {self.threshold} is not a number")
         if not (math.isfinite(self.weight) and self.weight >= 0):

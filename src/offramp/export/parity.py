@@ -59,9 +59,14 @@ class Parity:
 
 
 def error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The largest |a - b| / max(1, |b|) of each row: twice (N, ...) -> (N,)."""
+    """The largest |a - b| / max(1, |b|) of each row: twice (N, ...) -> (N,).
+
+    Infinite where one is NaN, or infinite and the other is not equal to it.
+    """
     a, b = found.astype(np.float64), wanted.astype(np.float64)
-    scaled = np.abs(a - b) / np.maximum(1.0, np.abs(b))
+    with np.errstate(invalid="ignore"):
+        scaled = np.abs(a - b) / np.maximum(1.0, np.abs(b))
+    scaled = np.where(a == b, 0.0, np.nan_to_num(scaled, nan=np.inf, posinf=np.inf))
     return np.asarray(scaled.reshape(len(a), -1).max(axis=1))
 
 

@@ -80,7 +80,14 @@ def dry_run(
             for batch in _BATCHES:
                 inputs = blank(takes, batch, backbone)
                 outputs.append(logits_of(backbone(inputs if prepare is None else prepare(inputs))))
-    except (RuntimeError, ValueError, TypeError, IndexError) as exc:
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AssertionError,
+        AttributeError,
+    ) as exc:
         takes_said = f"{takes.dtype} {list(takes.shape)}"
         first_line = str(exc).strip().partition("\n")[0]
         raise CannotAttach("backbone", f"fails on {takes_said} a sample: {first_line}") from exc
@@ -88,7 +95,9 @@ def dry_run(
         recorder.close()
         for module, mode in modes.items():
             module.training = mode
-    half = len(recorder.ran) // len(_BATCHES)
+    half, odd = divmod(len(recorder.ran), len(_BATCHES))
+    if odd:
+        raise CannotAttach("backbone", "what it runs depends on the batch size")
     found = []
     for first, second in zip(recorder.ran[:half], recorder.ran[half:], strict=True):
         of_batches = dict(zip(_BATCHES, (first.output, second.output), strict=True))

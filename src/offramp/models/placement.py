@@ -50,9 +50,6 @@ class Candidates:
     places: tuple[Candidate, ...]
     flops: int
 
-    def __getitem__(self, at: str) -> Candidate:
-        return next(place for place in self.places if place.at == at)
-
 
 class _Backbone:
     """A backbone that takes samples as the network with exits will."""

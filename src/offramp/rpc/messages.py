@@ -212,10 +212,13 @@ def answer_to_proto(answer: Answer, names: NamesSaid) -> pb.Answer:
 
 def answer_from_proto(message: pb.Answer, names: NamesTold) -> Answer:
     """The answer of a message. Raises InvalidInput naming the field."""
+    probabilities = np.array(message.probabilities, np.float32)
+    if message.label >= len(probabilities) or not np.isfinite(probabilities).all():
+        raise InvalidInput("answer", "its probabilities are not numbers, or lack its label")
     try:
         return Answer(
             label=message.label,
-            probabilities=np.array(message.probabilities, np.float32),
+            probabilities=probabilities,
             exit=message.exit,
             tier=Tier(message.tier),
             degraded=_REASONS[message.degraded],

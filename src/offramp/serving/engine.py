@@ -164,7 +164,10 @@ class Engine:
             hop = _Hop(time.monotonic() - began, exc.bytes_up, exc.bytes_down)
             return await self._fall_back(work, _reason_of(exc), exc, hop)
         hop = _Hop(time.monotonic() - began, reply.bytes_up, reply.bytes_down)
-        return reply.answer.after(self._leg(work, hop))
+        answer = reply.answer
+        if (answer.network, answer.policy) != (self.bundle.digest, work.policy.id):
+            answer = replace(answer, certified=False)
+        return answer.after(self._leg(work, hop))
 
     def _for_next_tier(self, work: Work) -> Sample:
         return replace(
@@ -218,8 +221,9 @@ class Engine:
             network=self.bundle.digest,
             policy=work.policy.id,
             plan_epoch=self.plan.epoch,
-            # Every tier on the way decided by this policy on this network, or it would not be held here.
-            certified=reason is None and work.policy.id in self._certified,
+            certified=reason is None
+            and work.is_of_one_policy
+            and work.policy.id in self._certified,
             trail=(self._leg(work, hop),),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,11 @@ class Work:
     computed_s: float = 0.0
     batch: int = 0
 
+    @property
+    def is_of_one_policy(self) -> bool:
+        """Whether the tiers before, if any, said by which network and policy they decided."""
+        return self.sample.boundary == 0 or bool(self.sample.network and self.sample.policy)
+
     def payload(self, manifest: Manifest) -> Payload:
         """What the next tier is to be sent."""
         if self.arrays is None:
@@ -60,14 +65,35 @@ def run_stage(
                 work.arrays = payload_arrays(work.sample.payload, boundary)
         except Exception as exc:  # InvalidInput; of any other its conversation logs the traceback
             errors[k] = exc  # and the rest of the batch goes on
-    sound = [work for k, work in enumerate(batch) if k not in errors]
+    sound = {k: work for k, work in enumerate(batch) if k not in errors}
     if sound:
-        columns = zip(*(work.arrays or () for work in sound), strict=True)
-        _move_on(sound, stage, runner.run(stage, [np.stack(column) for column in columns]))
+        try:
+            _compute(runner, stage, list(sound.values()))
+        except Exception:  # onnxruntime's have no common base; an integer out of range raises, say
+            errors |= _compute_singly(runner, stage, sound)
     for k, work in enumerate(batch):
         if work.boundary == stage and k not in errors:
             errors[k] = InvalidInput("payload", f"what stage {stage} makes of it is not finite")
     return [errors.get(k) for k in range(len(batch))]
+
+
+def _compute(runner: StageRunner, stage: int, works: Sequence[Work]) -> None:
+    columns = zip(*(work.arrays or () for work in works), strict=True)
+    _move_on(works, stage, runner.run(stage, [np.stack(column) for column in columns]))
+
+
+def _compute_singly(
+    runner: StageRunner, stage: int, works: Mapping[int, Work]
+) -> dict[int, Exception]:
+    """The works that the stage cannot take, each with its error; the others are moved on."""
+    errors: dict[int, Exception] = {}
+    for k, work in works.items():
+        try:
+            _compute(runner, stage, [work])
+        except Exception as exc:
+            errors[k] = InvalidInput("payload", f"stage {stage} cannot compute on it")
+            errors[k].__cause__ = exc
+    return errors
 
 
 def _move_on(sound: Sequence[Work], stage: int, outputs: StageOutputs) -> None:
@@ -75,6 +101,9 @@ def _move_on(sound: Sequence[Work], stage: int, outputs: StageOutputs) -> None:
     finite = np.atleast_1d(np.isfinite(outputs.logits).all(axis=1))
     if outputs.gate is not None:
         finite &= np.isfinite(outputs.gate)
+    for tensor in outputs.boundary:  # the next tier would refuse what this one might go on with
+        if tensor.dtype.kind == "f":
+            finite &= np.isfinite(tensor).reshape(len(tensor), -1).all(axis=1)
     for policy in {work.policy.id: work.policy for work in sound}.values():
         rows = [k for k, work in enumerate(sound) if work.policy.id == policy.id and finite[k]]
         decision = _decision(policy, stage, outputs, rows, [sound[k] for k in rows])

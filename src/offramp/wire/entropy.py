@@ -51,7 +51,7 @@ class Coding:
 
     def fits(self, shape: tuple[int, ...], bits: int) -> bool:
         """Whether there is a table for each channel of codes of that shape and width."""
-        return len(self.counts) == shape[0] and {len(row) for row in self.counts} == {2**bits}
+        return shape[:1] == (len(self.counts),) and {len(row) for row in self.counts} == {2**bits}
 
     @cached_property
     def _starts(self) -> tuple[tuple[int, ...], ...]:
@@ -86,6 +86,7 @@ class Coding:
         Raises InvalidInput naming `field` where `encode` did not make them.
         """
         size = len(data)
+        broken = InvalidInput(field, f"{size} bytes that are no entropy-coded {list(shape)} codes")
         head = size if size <= _STATE_BYTES else 5 + (size - 5) % _WORD_BYTES
         state = int.from_bytes(data[:head], "big")
         words = np.frombuffer(data[head:], ">u4").tolist()
@@ -101,8 +102,10 @@ class Coding:
                 if state < _LEAST and taken < len(words):
                     state = state << _WORD_BITS | words[taken]
                     taken += 1
+                if state < _START:  # which no encoder leaves: the bytes are over
+                    raise broken
         if state != _START or taken < len(words) or data[0] == 0:
-            raise InvalidInput(field, f"{size} bytes that are no entropy-coded {list(shape)} codes")
+            raise broken
         return np.frombuffer(bytes(found), np.uint8).reshape(shape)
 
 

@@ -6,6 +6,8 @@ is minus the seconds that the next one needs: -0.02 leaves with 20 ms left or le
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from offramp.exits.rules.rule import Evidence, Floats, Memory, Rule
@@ -13,6 +15,8 @@ from offramp.exits.rules.rule import Evidence, Floats, Memory, Rule
 
 class Anytime(Rule):
     """Minus the seconds left, so that it grows as the deadline comes nearer; no deadline is -infinity."""
+
+    goes_by_time: ClassVar[bool] = True
 
     def confidence(self, evidence: Evidence, memory: Memory) -> Floats:
         """Minus the time left of each sample."""

@@ -33,6 +33,7 @@ class Rule(ABC):
 
     is_discrete: ClassVar[bool] = False  # its confidence is a count, which is often the threshold
     needs_gate: ClassVar[bool] = False  # at every early exit that is on
+    goes_by_time: ClassVar[bool] = False  # of which samples on disk have none: nothing to calibrate
 
     @abstractmethod
     def confidence(self, evidence: Evidence, memory: Memory) -> Floats:

@@ -26,7 +26,7 @@ def huggingface(
     except ImportError as exc:
         raise CannotAttach("backbone.name", "needs the package `transformers`") from exc
     try:
-        found = AutoConfig.from_pretrained(model, num_labels=classes, **(config or {}))
+        found = AutoConfig.from_pretrained(model, **(config or {}) | {"num_labels": classes})
         auto: Any = AutoModelForImageClassification
         network: nn.Module = (
             auto.from_pretrained(model, config=found, ignore_mismatched_sizes=True)

@@ -25,7 +25,6 @@ _GROUPS = (  # expansion, channels, blocks; the stride of a group is its first b
     (6, 160, 3),
     (6, 320, 1),
 )
-IMAGENET_STRIDES = (2, 1, 2, 2, 2, 1, 2, 1)  # of the first convolution and of each group
 CIFAR_STRIDES = (1, 1, 1, 2, 2, 1, 2, 1)  # 32x32 images end as 4x4, not as 1x1
 
 
