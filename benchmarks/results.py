@@ -24,8 +24,8 @@ HEAD = """# Results
 
 Every number below is read from a file under `benchmarks/results/`, which also holds the command, the seeds, the SHA-256
 of the data and the versions that made it. What is reported was measured on test samples, and what was chosen or fitted
-was so on others, except where a section says otherwise. Latencies are of one shared x86-64 server with 2 cores and no GPU, where all tiers share the machine and
-talk over loopback: they compare software, not links.
+was so on others, except where a section says otherwise. Latencies are of one shared x86-64 server with 2 cores and no
+GPU, where all tiers share the machine and talk over loopback: they compare software, not links.
 """
 
 
