@@ -72,7 +72,9 @@ def markdown(record: dict[str, Any]) -> str:
     )
     remarks = (
         f"{_exceptions(found)} Training time is the CPU time of one process with {found['threads']} thread(s), the "
-        "validation after each epoch included."
+        "validation after each epoch included. The recipes are without augmentation, and by-loss weights "
+        "are among them, since an earlier round of which some test scores of seed 1 had been read: both on "
+        "held-out accuracy under another seed, but not blind to that round."
     )
     table = [_HEAD, "|---|---|---|---|---|---|---|", *map(_row, found["rows"])]
     parts = (intro, "\n".join(table), _bar(found), remarks, f"    {record['command']}")
