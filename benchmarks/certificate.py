@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -223,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = record.write(
         args.name or ("certificate" if is_example else f"certificate_{found['bundle']}"),
         found,
-        command=shlex.join(["python", "-m", "benchmarks.certificate", *(argv or sys.argv[1:])]),
+        command=record.command("benchmarks.certificate", argv),
         data=found.pop("data"),
         seeds=(args.seed,),
     )

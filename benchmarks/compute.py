@@ -43,7 +43,7 @@ from offramp.exits import ExitPolicy
 
 SAVED_BAR, DROP_BAR = 0.5, 0.005
 SEEDS = (1, 2, 3)
-COMMAND = "python -m benchmarks.compute"
+MODULE = "benchmarks.compute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def summary(cascades: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]])
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(COMMAND, description=__doc__)
+    parser = argparse.ArgumentParser(f"python -m {MODULE}", description=__doc__)
     for option, kind in (("--runs", "exits"), ("--plain", "plain")):
         default = [Path(f"runs/cifar10_{kind}_{seed}") for seed in SEEDS]
         parser.add_argument(option, type=Path, nargs="*", default=default, metavar="RUN")
@@ -189,8 +189,10 @@ def plan(networks: Sequence[Network], max_drop: float) -> str:
     return "\n".join((*lines, f"plain network, {spent / 1e6:.2f} MFLOPs: {backbone}"))
 
 
-def measure(args: argparse.Namespace, networks: Sequence[Network]) -> tuple[dict[str, Any], Path]:
-    """What is found, and the file that holds it."""
+def measure(
+    args: argparse.Namespace, networks: Sequence[Network], command: str
+) -> tuple[dict[str, Any], Path]:
+    """What is found, and the file that holds it; command: what measured it."""
     plain_networks = _networks("cifar10_plain", args.plain, args.data)
     test = data.load("cifar10-jpeg", "test", args.data)
     cascades = [cascade_row(network, test, args.max_drop) for network in networks]
@@ -199,7 +201,7 @@ def measure(args: argparse.Namespace, networks: Sequence[Network]) -> tuple[dict
     found |= {"plain": plain, "summary": summary(cascades, plain)}
     hashes = test.sha256 | networks[0].bundle.manifest.provenance["data"]["sha256"]
     seeds = [network.seed for network in networks]
-    return found, record.write("compute", found, command=COMMAND, data=hashes, seeds=seeds)
+    return found, record.write("compute", found, command=command, data=hashes, seeds=seeds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -213,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.plan:
             print(plan(networks, args.max_drop))
             return 0
-        found, path = measure(args, networks)
+        found, path = measure(args, networks, record.command(MODULE, argv))
     except InvalidInput as exc:
         print(exc, file=sys.stderr)
         return 2

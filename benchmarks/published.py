@@ -43,10 +43,11 @@ from offramp.training.regimes.classifier_wise import load_backbone
 
 CONFIG = "resnet56_published"
 WEIGHTS = "weights/resnet56-4bfd9763.th"
-EPSILON, DELTA, SPLIT_SEED = 0.01, 0.05, 1
+# Two layouts of exits were certified on these test images, so that each has half of the 5 % that may fail.
+EPSILON, DELTA, SPLIT_SEED = 0.01, 0.05 / 2, 1
 BATCHES = (1, 3, 32)
 _PIECE = 100  # images a pass
-COMMAND = "python -m benchmarks.published"
+MODULE = "benchmarks.published"
 
 
 def backbone_logits(weights: Path, images: NDArray[np.uint8]) -> torch.Tensor:
@@ -166,7 +167,7 @@ def _certificate_text(found: dict[str, Any], whole: int) -> str:
     about = found["certified"]
     said = (
         f"The backbone saw the training images, so that only test images can certify: {about['samples']} do, and at "
-        f"{EPSILON:.0%} and {1 - DELTA:.0%} confidence they allow {_errors(about['most_errors'])} "
+        f"{EPSILON:.0%} and {1 - DELTA:.1%} confidence they allow {_errors(about['most_errors'])} "
         f"(the fewest that could certify anything are {about['fewest_samples']}). "
     )
     if not about["candidate"]:
@@ -218,9 +219,9 @@ def markdown(record: dict[str, Any]) -> str:
     certificate = _certificate_text(found, found["flops_without_heads"])
     seen = (
         "The exits lie where they do because a first layout (`layer1.8`, `layer2.4`, `layer2.8`, "
-        "`layer3.4`, 8 epochs) saved nothing. Layout and candidate were "
-        "thus both chosen after looking at these test images: the certificate is the second attempt on them and "
-        "does not carry its nominal confidence."
+        "`layer3.4`, 8 epochs) saved nothing. This certificate is thus the second attempt on the same test images, and "
+        "each attempt has half of the 5 % that may fail; that the layout was chosen with more of their scores in view "
+        "than the first attempt's outcome, no share of confidence covers."
     )
     what = table(("what", "found", "bar", ""), bars)
     return "\n\n".join((said, exits, certificate, seen, what))
@@ -228,7 +229,7 @@ def markdown(record: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write and print; 0 where both parities hold, 1 where one does not, 2 for wrong input."""
-    parser = argparse.ArgumentParser(COMMAND, description=__doc__)
+    parser = argparse.ArgumentParser(f"python -m {MODULE}", description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/resnet56_published"))
     folder = os.environ.get("OFFRAMP_DATA")
     parser.add_argument("--data", type=Path, default=Path(folder) if folder else None)
@@ -244,7 +245,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     weights = hashlib.sha256((args.data / WEIGHTS).read_bytes()).hexdigest()
     hashes = test.sha256 | train.sha256 | {WEIGHTS: weights}
-    path = record.write("published", found, command=COMMAND, data=hashes, seeds=(1,))
+    path = record.write(
+        "published", found, command=record.command(MODULE, argv), data=hashes, seeds=(1,)
+    )
     print(markdown(record.read("published")), f"{path} written", sep="\n\n")
     holds = found["equal_to_the_bit"] and max(found["parity"].values()) <= TOLERANCE
     return 0 if holds else 1

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +29,18 @@ def versions(*more: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def command(module: str, argv: Sequence[str] | None = None) -> str:
+    """`python -m MODULE ...` as it was called, but for --data: where a machine keeps its data is no setting."""
+    words = iter(sys.argv[1:] if argv is None else argv)
+    kept = []
+    for word in words:
+        if word == "--data":
+            next(words, None)
+        elif not word.startswith("--data="):
+            kept.append(word)
+    return shlex.join(["python", "-m", module, *kept])
 
 
 def write(

@@ -32,7 +32,7 @@ from offramp.errors import InvalidInput
 from offramp.training import open_run
 from offramp.training.fit import CHECKPOINT
 
-COMMAND = "python -m benchmarks.wire"
+MODULE = "benchmarks.wire"
 PICTURE = Path("docs/img/wire.png")
 
 
@@ -132,7 +132,7 @@ def markdown(content: dict[str, Any]) -> str:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(COMMAND, description=__doc__)
+    parser = argparse.ArgumentParser(f"python -m {MODULE}", description=__doc__)
     parser.add_argument("--base", type=Path, default=Path("runs/cifar10_exits_1"))
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/wire"), help="where the variants train"
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = record.write(
         "wire",
         content,
-        command=f"{COMMAND} --base {args.base}",
+        command=record.command(MODULE, argv),
         data=found[0]["sha256"],
         seeds=[1],
         packages=("pillow", "zstandard"),

@@ -106,7 +106,7 @@ def bars_of(rows: Sequence[Found], plain: Found) -> list[Found]:
         lowest = min((c["above"] for c in compared if c["curve"] == label), default=None)
         bars.append(
             {
-                "what": f"entropy-coded codecs of four sizes above the curve of {label}, the least within its range",
+                "what": f"entropy-coded codecs, {len(SIZES)} sizes: above the curve of {label}, the least in its range",
                 "found": lowest,
                 "bar": 0.0,
                 "holds": lowest is not None and lowest >= 0,

