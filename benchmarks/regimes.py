@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import math
 import shutil
 import sys
 import time
@@ -35,7 +34,7 @@ from benchmarks.regimes_table import markdown
 from offramp import data
 from offramp.data import ImageSet
 from offramp.exits import NEVER, ExitPolicy, ExitSetting, fit_temperature, fit_weights
-from offramp.exits.candidates import candidate_path
+from offramp.exits.candidates import candidate_path, cheapest
 from offramp.exits.combination import Combine
 from offramp.exits.thresholds import exit_taken
 from offramp.models import ExitNetwork
@@ -220,17 +219,13 @@ def fit_thresholds(
     confidence: NDArray[np.float64], right: NDArray[np.bool_], flops: Sequence[int]
 ) -> list[float]:
     """Of the path of candidates the one of least mean FLOPs whose accuracy falls by MAX_DROP at most."""
-    costs, columns = np.asarray(flops), np.arange(right.shape[1])
-    best: list[float] = []
-    least = math.inf
-    for thresholds in candidate_path(confidence, ~right, flops):
-        taken = exit_taken(confidence, thresholds)
-        within = right[taken, columns].mean() >= right[-1].mean() - MAX_DROP
-        mean_flops = float(costs[taken].mean())
-        if within and mean_flops < least:
-            # Infinity is no number in JSON; NEVER lets nobody leave either.
-            best, least = np.minimum(thresholds, NEVER).tolist(), mean_flops
-    return best
+    path = candidate_path(confidence, ~right, flops)
+    taken = np.stack([exit_taken(confidence, thresholds) for thresholds in path])
+    accuracy = right[taken, np.arange(right.shape[1])].mean(1)
+    best = path[cheapest(accuracy, np.asarray(flops)[taken].mean(1), MAX_DROP)]
+    # Infinity is no number in JSON; NEVER lets nobody leave either.
+    found: list[float] = np.minimum(best, NEVER).tolist()
+    return found
 
 
 def fit_policy(row: Row, held: Outputs, flops: Sequence[int]) -> ExitPolicy:

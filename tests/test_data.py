@@ -234,6 +234,17 @@ def test_a_copy_that_lacks_its_arrays_is_refused(tmp_path: Path) -> None:
         load_copy("lossless", "test", tmp_path)
 
 
+def test_a_copy_of_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cifar10_lossless_test.npz"
+    np.savez(path, x=np.zeros((1, 32, 32, 3), np.uint8), y=[1])
+    monkeypatch.setitem(cifar10.SHA256, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(load_copy("lossless", "test", tmp_path)) == 1
+    np.savez(path, x=np.zeros((1, 32, 32, 3), np.uint8), y=[2])
+    with pytest.raises(InvalidInput, match="wrong SHA-256") as caught:
+        load_copy("lossless", "test", tmp_path)
+    assert caught.value.field == str(path)
+
+
 def test_a_pickled_copy_is_refused(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "cifar10_lossless_test.npz",

@@ -43,6 +43,8 @@ def test_it_prints_tables_and_says_what_is_left_out(
         assert row in printed
     assert "without" in printed
     assert "no curve: provenance" in printed
+    assert "overlap with training: not checked" in printed
+    assert "its codecs are 0.00 of them" in " ".join(printed.split())
 
 
 def test_json_on_stdout_is_all_that_is_there(
@@ -55,6 +57,7 @@ def test_json_on_stdout_is_all_that_is_there(
     assert usual["low"] < usual["value"] == usual["high"] == 1
     assert figures["data"]["samples"] == 3
     assert set(figures["data"]["sha256"]) == {"samples.npz"}
+    assert figures["data"]["compared_with_training"] == "not checked"
     assert figures["bundle"]["network"] == load_bundle(bundle).digest
     assert len(figures["stages"]) == len(figures["exits"]) == 3
 

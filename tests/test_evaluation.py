@@ -19,7 +19,7 @@ from offramp.evaluation.calibration import Observed
 from offramp.evaluation.costs import bytes_to_leave, cuts
 from offramp.evaluation.curves import fit_curve
 from offramp.evaluation.intervals import mean, share
-from offramp.evaluation.messages import message_bytes
+from offramp.evaluation.messages import message_bytes, with_state
 from offramp.evaluation.reference import Answers, answer
 from offramp.evaluation.report import Labelled, evaluate
 from offramp.evaluation.scores import (
@@ -29,7 +29,6 @@ from offramp.evaluation.scores import (
     score,
 )
 from offramp.exits import ExitPolicy, ExitSetting
-from offramp.exits.certificate import Certificate, binomial_tail
 from offramp.rpc.payload import TensorBytes
 
 IMAGES = np.stack(toy.SURE_AT)  # exit k is sure of image k, and right: class k
@@ -250,6 +249,15 @@ def test_what_a_policy_remembers_is_counted_in_its_bytes(scores: Bundle, tmp_pat
     assert extra == 2 * (state + 2)  # both links, with a tag and a length
 
 
+@pytest.mark.parametrize("payload", [1, 60, 90, 110, 127, 128, 5_000, 16_300, 16_384, 100_000])
+@pytest.mark.parametrize("state", [0, 3, 20, 127, 128, 200, 2_000])
+def test_a_state_adds_to_a_message_what_protobuf_says(payload: int, state: int) -> None:
+    content = (TensorBytes(b"\1" * payload),)
+    alone = np.array([[message_bytes(content, 1)]])
+    with_it = message_bytes(content, 1, exit_state=b"\1" * state)
+    assert with_state(alone, state).tolist() == [[with_it]]
+
+
 @pytest.mark.parametrize(
     ("labels", "verdict"), [([0, 1, 2] * 200, "holds"), ([0, 2, 2] * 200, "above the bound")]
 )
@@ -260,19 +268,7 @@ def test_a_certificate_is_held_against_the_risk_measured(
     folder = toy.scores_bundle(tmp_path / "scores")
     bundle = load_bundle(folder)
     always = bundle.manifest.policies[2]
-    certificate = Certificate(
-        policy=always.id,
-        network=bundle.digest,
-        risk="accuracy-drop",
-        epsilon=0.01,
-        delta=0.05,
-        samples=1000,
-        errors=0,
-        p_value=binomial_tail(1000, 0, 0.01),
-        data={},
-        fitted_on="0" * 64,
-        certified_on="1" * 64,
-    )
+    certificate = toy.certificate_of(bundle, always, risk="accuracy-drop", samples=1000)
     # An image of which every exit says class 0, and one of which only the last says class 2.
     same = toy.pixels((9, 0, 0), (9, 0, 0), (9, 0, 0))
     other = same if verdict == "holds" else toy.SURE_AT[0]

@@ -126,6 +126,14 @@ def test_raising_a_threshold_never_raises_the_exit_rate() -> None:
     assert (rates[0], rates[-1]) == (1.0, 0.0)
 
 
+def test_a_label_is_the_first_of_those_that_an_answer_shows_as_equal() -> None:
+    policy = ExitPolicy(name="p", exits=(ExitSetting(), ExitSetting()))
+    decision = policy.decide(0, np.array([[0.0, 1e-9], [0.0, 1e-3]]))
+    assert decision.probabilities.argmax(1).tolist() == [1, 1]
+    shown = decision.probabilities.astype(np.float32)  # what a tier sends, and labels by
+    assert decision.labels.tolist() == [int(row.argmax()) for row in shown] == [0, 1]
+
+
 def test_a_confidence_at_the_threshold_leaves() -> None:
     assert policy_of(0.5).decide(0, [[0.0, 0.0]]).leaves.tolist() == [True]
 

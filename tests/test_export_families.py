@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
+from tests.samples import samples_for
 from torch import Tensor, nn
 
 from offramp.errors import InvalidInput
@@ -38,15 +39,6 @@ def image(size: int) -> TensorSpec:
 
 def raw(dtype: str, *shape: int) -> TensorSpec:
     return TensorSpec(name="x", dtype=dtype, shape=shape)
-
-
-def samples_for(takes: TensorSpec, count: int) -> np.ndarray:
-    chance = np.random.default_rng(count)
-    if takes.dtype == "float32":
-        return chance.normal(size=(count, *takes.shape)).astype(np.float32)
-    return chance.integers(0, 256 if takes.dtype == "uint8" else 20, (count, *takes.shape)).astype(
-        takes.dtype
-    )
 
 
 def attached(build: Build, takes: TensorSpec, *exits: ExitAt | str) -> ExitNetwork:

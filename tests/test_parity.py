@@ -19,9 +19,13 @@ from benchmarks import parity as benchmark
 from torch import Tensor, nn
 
 from offramp.bundle import Bundle
-from offramp.data import ImageSet
+from offramp.data import ImageSet, TensorSet
+from offramp.errors import InvalidBundle
+from offramp.export.bundle import Exporting, write_bundle
 from offramp.export.parity import Parity, StageParity, compare, error, judge_codes
+from offramp.models import ExitAt, HeadSpec, attach
 from offramp.models.zoo import RecurrentClassifier
+from offramp.wire import TensorSpec
 
 pytestmark = pytest.mark.train
 
@@ -81,6 +85,34 @@ def test_a_network_with_one_other_weight_breaks_the_rule(
         other.get_parameter(weight).add_(0.05)
     assert not compare(other, tiny_bundle, pixels(32), batch=32).holds
     assert compare(untrained.network, tiny_bundle, pixels(32), batch=32).holds
+
+
+def test_a_stage_that_says_what_is_not_finite_is_named(tmp_path: Path) -> None:
+    class Overflowing(nn.Module):
+        """Infinite where an input is not 0, in both programs alike."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.out = nn.ReLU(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = self.first(x)
+            logits: Tensor = self.out(features)
+            return logits + features.sum(1, keepdim=True) * 1e38
+
+    takes = TensorSpec(name="x", dtype="float32", shape=(4,))
+    exits = [ExitAt(at="first", head=HeadSpec(kind="pool"))]
+    network = attach(Overflowing(), exits, prepare=None, takes=takes).eval()
+    samples = np.zeros((96, 4), np.float32)
+    samples[5] = 1
+    held = TensorSet(
+        name="x", samples=samples, labels=np.zeros(96, np.int64), classes=("a", "b", "c"), sha256={}
+    )
+    with pytest.raises(
+        InvalidBundle, match=r"stages.1: its logits is not finite for 1 of 96 samples"
+    ):
+        write_bundle(network, tmp_path / "bundle", held, Exporting(name="x"))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_more_than_one_flipped_image_in_a_hundred_breaks_the_rule() -> None:

@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offramp.errors import InvalidSettings
-from offramp.models import ExitAt, ExitNetwork, HeadSpec, Preparation, SmallResNet, attach
+from offramp.models import (
+    CodecSpec,
+    ExitAt,
+    ExitNetwork,
+    HeadSpec,
+    Preparation,
+    SmallResNet,
+    attach,
+)
 from offramp.training import open_run, read_recipe, train
 from offramp.training.fit import CHECKPOINT, network_weights
 from offramp.training.module import ExitTraining
@@ -46,11 +54,14 @@ IMAGE = TensorSpec(name="image", dtype="uint8", shape=(8, 8, 1))
 LABELS = torch.tensor([0, 1, 2, 0])
 
 
-def network(*, gates: bool = False) -> ExitNetwork:
-    """Three exits, three classes, no codecs."""
+def network(*, gates: bool = False, codec: CodecSpec | None = None) -> ExitNetwork:
+    """Three exits, three classes."""
     torch.manual_seed(1)
     backbone = SmallResNet(channels=1, classes=3, stem=4, widths=(4, 6, 8), strides=(1, 2, 2))
-    exits = [ExitAt(at=f"blocks.{k}", head=HeadSpec(kind="pool"), gate=gates) for k in (0, 1)]
+    exits = [
+        ExitAt(at=f"blocks.{k}", head=HeadSpec(kind="pool"), gate=gates, codec=codec)
+        for k in (0, 1)
+    ]
     return attach(backbone, exits, prepare=Preparation([0.5], [0.25]), takes=IMAGE)
 
 
@@ -198,6 +209,23 @@ def test_with_rescaling_a_stage_gets_the_mean_of_what_the_exits_from_there_on_as
     first, second = gradients(rescaled, [0, 1, 2])
     torch.testing.assert_close(first, (by_exit[0][0] + by_exit[1][0] + by_exit[2][0]) / 3)
     torch.testing.assert_close(second, (by_exit[1][1] + by_exit[2][1]) / 2)
+
+
+def test_rescaling_leaves_codecs_what_all_exits_behind_ask_for() -> None:
+    def gradients(*, rescale: bool) -> list[Tensor]:
+        net = network(codec=CodecSpec(channels=2, bits=4)).train()
+        build_regime(Joint(rescale_gradients=rescale), context(net))
+        net.backbone.eval()  # the same statistics of norms in both
+        torch.stack(cross_entropies(net)).sum().backward()
+        return [
+            p.grad for k in (1, 2) for p in net.codecs[str(k)].parameters() if p.grad is not None
+        ]
+
+    plain, rescaled = gradients(rescale=False), gradients(rescale=True)
+    assert len(plain) == len(rescaled) > 2
+    assert all(gradient.abs().sum() > 0 for gradient in plain)
+    for ours, theirs in zip(rescaled, plain, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 # --- distillation --------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_a_run_lists_what_it_was_trained_on_and_its_bundle_refuses_that(
     with pytest.raises(InvalidInput, match="5 of 5 samples were trained on, the first in row 0"):
         from_file(bundle, tmp_path / "mine.npz")
     np.savez(tmp_path / "mine.npz", x=images[unseen.rows])
-    assert from_file(bundle, tmp_path / "mine.npz").compared
+    assert from_file(bundle, tmp_path / "mine.npz").compared == unseen.compared == TRAINED_ON
     flags = ["--folder", str(small_data), "--max-cost", "100%", "--out", str(tmp_path / "new")]
     capsys.readouterr()
     assert main(["calibrate", str(folder), *flags]) in (0, 1)

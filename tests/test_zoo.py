@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.samples import samples_for
 from torch import Tensor, nn
 
 from offramp.errors import InvalidSettings
@@ -42,11 +43,7 @@ FAMILIES = {  # arguments, exits, the shapes that their submodules yield
 
 
 def samples(takes: TensorSpec, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(count)
-    shape = (count, *takes.shape)
-    if takes.dtype == "uint8":
-        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    return torch.randn(shape, generator=generator)
+    return torch.from_numpy(samples_for(takes, count))
 
 
 def built(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, TensorSpec, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,17 @@ import pytest
 pytest.importorskip("onnx")
 
 from tests.calibration.made import BOUND, Calibrate, images_of, one_line
+from tests.serving import toy
 from tests.test_bundle import edit_manifest
 
-from offramp.bundle import load_bundle
+from offramp.bundle import Manifest, load_bundle
 from offramp.bundle.loading import MANIFEST, SUMS
-from offramp.bundle.rewriting import with_policy
+from offramp.bundle.rewriting import rewrite, with_policy
 from offramp.cli import main
 from offramp.data.unseen import held_out
 from offramp.errors import InvalidBundle
 from offramp.evaluation.reference import answer, run_stages
+from offramp.exits import ExitPolicy, ExitSetting
 from offramp.exits.certificate import binomial_tail, rows_sha256
 
 
@@ -40,6 +44,7 @@ def test_a_policy_and_its_certificate_get_into_the_bundle(
     assert certificate.policy == policy.id == said["policy"]["id"]
     assert certificate.network == before.digest == after.digest
     assert (certificate.epsilon, certificate.delta) == (0.02, 0.05)
+    assert certificate.compared_with_training == "split of the provenance"
     assert certificate.samples == 600  # half of the 40 % held out of 3,000
     assert certificate.errors <= said["most_errors"]
     assert after.manifest.provenance["calibrations"]["certified"]["data"]["fitted_on"] == 600
@@ -145,6 +150,57 @@ def test_in_place_nothing_else_is_left(calibrate: Calibrate, bundle: Path) -> No
     assert {path.name for path in bundle.iterdir()} == names
 
 
+def adding(name: str, threshold: float) -> Callable[[Manifest], Manifest]:
+    policy = ExitPolicy(name=name, exits=(*[ExitSetting(threshold=threshold)] * 2, ExitSetting()))
+    return lambda now: with_policy(now, policy, None, now.provenance)
+
+
+def test_two_who_had_read_the_same_manifest_both_keep_their_policy(bundle: Path) -> None:
+    mine, yours = load_bundle(bundle), load_bundle(bundle)
+    rewrite(mine, adding("mine", 0.5))
+    names = [policy.name for policy in rewrite(yours, adding("yours", 0.6)).manifest.policies]
+    assert names[3:] == ["mine", "yours"]
+
+
+def test_a_second_one_waits_until_the_first_is_done(bundle: Path) -> None:
+    loaded, reading, go_on, second = load_bundle(bundle), Event(), Event(), Event()
+
+    def slowly(now: Manifest) -> Manifest:
+        reading.set()
+        assert go_on.wait(30)
+        return adding("first", 0.5)(now)
+
+    def at_once(now: Manifest) -> Manifest:
+        second.set()
+        return adding("second", 0.6)(now)
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(rewrite, loaded, slowly)]
+        assert reading.wait(30)
+        futures.append(pool.submit(rewrite, loaded, at_once))
+        assert not second.wait(0.2)  # it can only fail where there is no lock
+        go_on.set()
+        for future in futures:
+            future.result(30)
+    names = [policy.name for policy in load_bundle(bundle).manifest.policies]
+    assert names[3:] == ["first", "second"]
+
+
+def test_a_policy_does_not_get_into_another_network(bundle: Path) -> None:
+    loaded = load_bundle(bundle)
+    edit_manifest(bundle, change_codec)
+    with pytest.raises(InvalidBundle, match="another network is here by now"):
+        rewrite(loaded, adding("mine", 0.5))
+
+
+def test_a_network_without_early_exits_has_nothing_to_calibrate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = toy.single_bundle(tmp_path / "single")
+    assert main(["calibrate", str(folder), "--max-drop", "0.1"]) == 2
+    assert "has no early exits, and so no thresholds" in one_line(capsys.readouterr().err)
+
+
 def test_show_prints_the_certificate(
     calibrate: Calibrate, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +224,7 @@ def test_people_are_told_in_lines(
     assert "leaving at each exit: " in out
     assert "of 600 of CIFAR-10 (lossless copy) train, held out" in out
     assert "bytes up a sample" in out
+    assert out.endswith("use it with --policy certified\n")
 
 
 def test_nothing_beyond_nobody_leaves_early_is_said_and_changes_nothing(
@@ -266,6 +323,8 @@ def test_too_few_samples_are_refused_with_how_many_it_takes(calibrate: Calibrate
         (("--max-drop", "1"), "--max-drop: 1.0 is no share"),
         ((*BOUND, "--confidence", "1.5"), "--confidence: 1.5 is no share"),
         ((*BOUND, "--fit-share", "1"), "--fit-share: 1.0 is no share"),
+        (("--max-cost", "50%", "--confidence", "0.9"), "--confidence: given beside --max-cost"),
+        (("--max-cost", "50%", "--risk", "disagreement"), "--risk: given beside --max-cost"),
         (("--max-cost", "much"), "--max-cost: 'much' is neither a number nor a percentage"),
         (("--max-cost", "-1"), "--max-cost: -1.0 is no cost"),
         (("--max-cost", "inf"), "--max-cost: inf is no cost"),

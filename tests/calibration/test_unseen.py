@@ -17,7 +17,7 @@ from tests.test_bundle import edit_manifest
 from offramp.bundle import Bundle, load_bundle
 from offramp.cli import main
 from offramp.data.fingerprints import TRAINED_ON, fingerprints, packed, unpacked
-from offramp.data.unseen import from_file, held_out
+from offramp.data.unseen import compare, from_file, held_out
 from offramp.errors import InvalidBundle, InvalidInput
 
 
@@ -69,10 +69,25 @@ def test_a_bundle_that_lists_what_was_trained_on_needs_no_data_to_compare(
     with pytest.raises(InvalidInput, match="40 of 100 samples were trained on, the first in row 0"):
         from_file(listed, tmp_path / "mine.npz")
     np.savez(tmp_path / "mine.npz", x=images[40:])
-    assert from_file(listed, tmp_path / "mine.npz").compared
+    assert from_file(listed, tmp_path / "mine.npz").compared == TRAINED_ON
     (bundle / TRAINED_ON).write_bytes(b"123456")
     with pytest.raises(InvalidBundle, match="not the one in the provenance"):
         from_file(listed, tmp_path / "mine.npz")
+
+
+def test_test_samples_of_a_data_set_are_compared_with_what_was_trained_on(
+    bundle: Path, trained_bundle: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    images, _ = images_of(100, 8)
+    assert compare(load_bundle(trained_bundle), images, data_folder) == "split of the provenance"
+    assert compare(load_bundle(trained_bundle), images, tmp_path) == "not checked"
+    listed = with_list(bundle, images[:40])
+    assert compare(listed, images[40:]) == TRAINED_ON
+    with pytest.raises(InvalidInput, match="--data: 40 of 100 samples were trained on"):
+        compare(listed, images)
+    (bundle / TRAINED_ON).write_bytes(b"123456")
+    with pytest.raises(InvalidBundle, match="not the one in the provenance"):
+        compare(listed, images)
 
 
 def test_a_split_that_is_not_the_one_trained_on_is_refused(bundle: Path, data_folder: Path) -> None:
@@ -96,7 +111,23 @@ def test_samples_identical_to_one_trained_on_are_left_out(bundle: Path, tmp_path
     unseen = held_out(load_bundle(bundle), folder=tmp_path)
     assert unseen.left_out == 400 - len(unseen) > 0
     twins = np.bincount(unseen.rows % 500)
-    assert set(twins.tolist()) <= {0, 2}  # what is left has its twin there too
+    assert set(twins.tolist()) <= {0, 1}  # nor is any left twice
+
+
+def test_a_copy_of_a_sample_counts_once_and_is_said(
+    calibrate: Calibrate, tmp_path: Path, bundle: Path, data_folder: Path
+) -> None:
+    images, labels = images_of(300, 6)
+    np.savez(tmp_path / "mine.npz", x=images, y=labels)
+    once = from_file(load_bundle(bundle), tmp_path / "mine.npz", data_folder)
+    np.savez(tmp_path / "mine.npz", x=np.tile(images, (10, 1, 1, 1)), y=np.tile(labels, 10))
+    tenfold = from_file(load_bundle(bundle), tmp_path / "mine.npz", data_folder)
+    assert (len(tenfold), once.left_out, tenfold.left_out) == (300, 0, 2700)
+    np.testing.assert_array_equal(tenfold.rows, np.arange(300))
+    # So that 300 samples cannot pass for the 3,000 that the bound would take.
+    code, said = calibrate("--max-drop", "0.005", "--images", str(tmp_path / "mine.npz"))
+    assert code == 2
+    assert "here are 150 of 300" in one_line(said)
 
 
 def test_a_backbone_that_others_trained_makes_the_part_held_out_unfit(
@@ -119,7 +150,10 @@ def test_a_bundle_that_says_nothing_of_its_training_needs_images_and_says_that_i
     images, labels = images_of(1000, 2)
     np.savez(tmp_path / "mine.npz", x=images, y=labels)
     assert main([*flags, "--images", str(tmp_path / "mine.npz")]) == 0
-    assert "not compared with what was trained on" in capsys.readouterr().out
+    assert "overlap with training: not checked" in capsys.readouterr().out
+    (certificate,) = load_bundle(folder).manifest.certificates
+    assert certificate.compared_with_training == "not checked"
+    assert str(certificate).endswith("; overlap with training: not checked")
 
 
 def test_fingerprints_go_through_a_file() -> None:

@@ -13,7 +13,6 @@ from tests.serving.toy import SURE_AT
 from offramp.bundle import load_bundle
 from offramp.bundle.rewriting import rewrite, with_policy
 from offramp.client import AsyncClient
-from offramp.exits.certificate import Certificate, binomial_tail
 from offramp.rpc import Tier
 
 
@@ -22,20 +21,8 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ "scores", whose policy "usual" has a certificate and whose others have none."""
     bundle = load_bundle(toy.scores_bundle(tmp_path_factory.mktemp("bundles") / "certified"))
     policy = bundle.manifest.policies[0]
-    certificate = Certificate(
-        policy=policy.id,
-        network=bundle.digest,
-        risk="disagreement",
-        epsilon=0.01,
-        delta=0.05,
-        samples=299,
-        errors=0,
-        p_value=binomial_tail(299, 0, 0.01),
-        data={"by hand": "0" * 64},
-        fitted_on="0" * 64,
-        certified_on="1" * 64,
-    )
-    rewrite(bundle, with_policy(bundle.manifest, policy, certificate, bundle.manifest.provenance))
+    certificate = toy.certificate_of(bundle, policy, risk="disagreement", samples=299)
+    rewrite(bundle, lambda now: with_policy(now, policy, certificate, now.provenance))
     return bundle.folder
 
 

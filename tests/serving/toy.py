@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from offramp.bundle import (
     Boundary,
+    Bundle,
     Codec,
     Manifest,
     Network,
@@ -34,6 +35,7 @@ from offramp.bundle import (
     write_manifest,
 )
 from offramp.exits import ExitPolicy, ExitSetting
+from offramp.exits.certificate import Certificate, Risk, binomial_tail
 from offramp.wire import TensorSpec
 
 CLASSES = ("cat", "dog", "fox")
@@ -91,6 +93,31 @@ def raw_bundle(folder: Path) -> Path:
     policy = ExitPolicy(name="usual", exits=(ExitSetting(threshold=0.9), ExitSetting()))
     boundaries = (Boundary(tensors=(RAW_0,)), Boundary(tensors=(RAW_1,)))
     return _write(folder, "raw", (_raw_0(), _raw_1()), boundaries, (policy,), preparation=None)
+
+
+def single_bundle(folder: Path) -> Path:
+    """Writes "single": one stage without early exits, x (3,) -> logits_0 = x."""
+    stage = _model([helper.make_node("Identity", ["x_1"], ["logits_0"])], [RAW_1], [_logits(0)])
+    policy = ExitPolicy(name="usual", exits=(ExitSetting(),))
+    boundary = Boundary(tensors=(RAW_1,))
+    return _write(folder, "single", (stage,), (boundary,), (policy,), preparation=None)
+
+
+def certificate_of(bundle: Bundle, policy: ExitPolicy, *, risk: Risk, samples: int) -> Certificate:
+    """That the policy errs on at most 1 %, with confidence 95 %: no errors of so many samples, at least 299."""
+    return Certificate(
+        policy=policy.id,
+        network=bundle.digest,
+        risk=risk,
+        epsilon=0.01,
+        delta=0.05,
+        samples=samples,
+        errors=0,
+        p_value=binomial_tail(samples, 0, 0.01),
+        data={"by hand": "0" * 64},
+        fitted_on="0" * 64,
+        certified_on="1" * 64,
+    )
 
 
 def _write(

@@ -2,8 +2,9 @@
 
 It is checked whole before anything is used. A tier may hold a subset of the stage files; whatever
 is there must have the hash that SHA256SUMS and the manifest say, and `sha256sum -c --ignore-missing
-SHA256SUMS` agrees. Other files may lie beside (a README, a licence); nothing reads them, and a
-stage is opened from its hashed bytes, so that it cannot reach for a file of weights beside it.
+SHA256SUMS` agrees. Other files may lie beside (a README, a licence, `trained_on.bin`, which
+calibration reads); no tier reads them, and a stage is opened from its hashed bytes, so that it
+cannot reach for a file of weights beside it.
 """
 
 from __future__ import annotations

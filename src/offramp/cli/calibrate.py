@@ -12,13 +12,14 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.bundle import Bundle, load_bundle
+from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.bundle.rewriting import rewrite, with_policy
 from offramp.data import hold_out
 from offramp.data.unseen import Unseen, from_file, held_out
@@ -26,8 +27,10 @@ from offramp.errors import InvalidInput
 from offramp.evaluation.calibration import Form, never_early
 from offramp.evaluation.goals import Budget, Reached, RiskBound
 from offramp.evaluation.observation import UNITS, observe, whole_cost
-from offramp.exits import COMBINATIONS, RULES
+from offramp.exits import COMBINATIONS, RULES, ExitPolicy
 from offramp.exits.certificate import RISKS, Certificate, binomial_tail, rows_sha256
+
+_CONFIDENCE = 0.95
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,13 +54,17 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="the mean cost of a sample: FLOPs, or bytes up over all links; or such as 50%% of the "
         "network without exits (of the bytes where nobody leaves early)",
     )
-    parser.add_argument("--confidence", type=float, default=0.95, metavar="SHARE")
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        metavar="SHARE",
+        help=f"of the bound on the risk (default: {_CONFIDENCE})",
+    )
     parser.add_argument(
         "--risk",
         choices=RISKS,
-        default=RISKS[0],
         help="the share that the last exit has right and an earlier one wrong, or that they label "
-        "differently, for which no labels are needed (default: %(default)s)",
+        f"differently, for which no labels are needed (default: {RISKS[0]})",
     )
     parser.add_argument("--cost", choices=UNITS, default="flops", help="what to save")
     rules = [name for name, rule in RULES.items() if not rule.goes_by_time]
@@ -103,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
     """
     goal = _goal(args)
     bundle = load_bundle(args.bundle)
+    if len(bundle.manifest.network.stages) == 1:
+        raise InvalidInput(str(args.bundle), "has no early exits, and so no thresholds to find")
     unseen = _unseen(args, bundle)
     _check_form(args, bundle, unseen)
     check, fit = hold_out(len(unseen), args.fit_share, args.seed)
@@ -112,11 +121,7 @@ def run(args: argparse.Namespace) -> int:
     certificate = _certificate(goal, reached, bundle, unseen, parts)
     record = _record(args, reached, unseen, parts, whole)
     if reached.is_met or isinstance(goal, Budget):
-        provenance = dict(bundle.manifest.provenance)
-        earlier = provenance.get("calibrations", {})
-        provenance["calibrations"] = {**earlier, reached.policy.name: record}
-        manifest = with_policy(bundle.manifest, reached.policy, certificate, provenance)
-        bundle = rewrite(bundle, manifest, args.out)
+        bundle = rewrite(bundle, partial(_added, reached.policy, certificate, record), args.out)
     if args.json:
         made = {"certificate": None if certificate is None else asdict(certificate)}
         where = {"bundle": str(bundle.folder), "network": bundle.digest}
@@ -126,12 +131,24 @@ def run(args: argparse.Namespace) -> int:
     return 0 if reached.is_met else 1
 
 
+def _added(
+    policy: ExitPolicy, certificate: Certificate | None, record: dict[str, Any], to: Manifest
+) -> Manifest:
+    provenance = dict(to.provenance)
+    provenance["calibrations"] = {**provenance.get("calibrations", {}), policy.name: record}
+    return with_policy(to, policy, certificate, provenance)
+
+
 def _goal(args: argparse.Namespace) -> RiskBound | Budget:
     if not 0 < args.fit_share < 1:
         raise InvalidInput("--fit-share", f"{args.fit_share} is no share between 0 and 1")
-    if args.max_drop is None:
-        return Budget.parsed(args.max_cost)
-    return RiskBound(risk=args.risk, epsilon=args.max_drop, confidence=args.confidence)
+    if args.max_drop is not None:
+        confidence = _CONFIDENCE if args.confidence is None else args.confidence
+        return RiskBound(risk=args.risk or RISKS[0], epsilon=args.max_drop, confidence=confidence)
+    for flag, value in (("--confidence", args.confidence), ("--risk", args.risk)):
+        if value is not None:
+            raise InvalidInput(flag, "given beside --max-cost, which bounds no risk")
+    return Budget.parsed(args.max_cost)
 
 
 def _check_form(args: argparse.Namespace, bundle: Bundle, unseen: Unseen) -> None:
@@ -199,6 +216,7 @@ def _certificate(
         data=unseen.sha256,
         fitted_on=rows_sha256(unseen.rows[parts.fit]),
         certified_on=rows_sha256(unseen.rows[parts.check]),
+        compared_with_training=unseen.compared,
     )
 
 
@@ -238,8 +256,11 @@ def _lines(
     if measured.accuracy is not None and measured.last_exit_accuracy is not None:
         yield f"accuracy {measured.accuracy:.2%}, the last exit's {measured.last_exit_accuracy:.2%}"
     if unseen.left_out:
-        yield f"left out: {unseen.left_out:,} samples identical to one trained on"
-    if not unseen.compared:
-        yield "not compared with what was trained on: the bundle does not say what that was"
-    written = reached.policy.id in {policy.id for policy in bundle.manifest.policies}
+        yield f"left out: {unseen.left_out:,} samples identical to one trained on or to another here"
+    if unseen.compared == "not checked":
+        yield "overlap with training: not checked, for the bundle does not say what was trained on"
+    there = bundle.manifest.policy(reached.policy.name)
+    written = there is not None and there.id == reached.policy.id
     yield f"{bundle.folder}: {'network ' + bundle.digest[:12] if written else 'unchanged'}"
+    if written:
+        yield f"use it with --policy {shlex.quote(reached.policy.name)}"

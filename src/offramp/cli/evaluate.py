@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from offramp import data
 from offramp.bundle import Bundle, load_bundle
-from offramp.data.unseen import from_file, held_out
+from offramp.data.unseen import Unseen, compare, from_file, held_out, was_made_on
 from offramp.errors import InvalidInput
 from offramp.evaluation.cache import CACHE, check_inputs
+from offramp.evaluation.costs import flops_of_codecs
 from offramp.evaluation.report import Evaluation, Labelled, evaluate
 from offramp.exits import ExitPolicy
 
@@ -29,15 +30,6 @@ LATENCY = (
     "links, queues and decoding"
 )
 _BASELINE_POLICIES = ("first-exit", "final-exit")
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """The samples that are reported on, and where they come from."""
-
-    labelled: Labelled
-    name: str
-    sha256: dict[str, str]
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -88,19 +80,21 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInput("--deploy", f"needs the policies {' and '.join(_BASELINE_POLICIES)}")
     policies = _policies(bundle, arguments.policy)
     source = _source(bundle, arguments)
-    fit_on, curve = _held_out(bundle, arguments)
+    held, curve = _held_out(bundle, arguments)
+    made_here = [c for c in bundle.manifest.certificates if was_made_on(c, source, held)]
     with Watching() as watching:
         found = evaluate(
             bundle,
-            source.labelled,
+            _labelled(source),
             policies,
-            fit_on=fit_on,
+            fit_on=None if held is None else _labelled(held),
+            made_here=made_here,
             cache=arguments.cache,
             watch=watching.saw,
         )
     figures = _figures(bundle, source, curve, found)
     if arguments.deploy:
-        figures["deployment"] = _deployed(bundle, source.labelled, arguments.deploy)
+        figures["deployment"] = _deployed(bundle, _labelled(source), arguments.deploy)
     if arguments.json != "-":
         show(figures)
     _write(arguments, figures)
@@ -129,21 +123,31 @@ def _policies(bundle: Bundle, names: list[str] | None) -> list[ExitPolicy]:
     return [policy for policy in found if policy is not None]
 
 
-def _source(bundle: Bundle, arguments: argparse.Namespace) -> _Source:
-    """Test samples that fit the bundle. Raises InvalidInput where they do not."""
+def _labelled(unseen: Unseen) -> Labelled:
+    if unseen.labels is None:
+        raise InvalidInput(f"{unseen.name}: y", "is missing: accuracy needs labels")
+    return Labelled(samples=unseen.samples, labels=unseen.labels)
+
+
+def _source(bundle: Bundle, arguments: argparse.Namespace) -> Unseen:
+    """Test samples that fit the bundle. Raises InvalidInput where they do not, or were trained on."""
+    train_folder = arguments.train_folder or arguments.folder
     if arguments.images:
-        unseen = from_file(bundle, arguments.images, arguments.train_folder or arguments.folder)
-        if unseen.labels is None:
-            raise InvalidInput(f"{arguments.images}: y", "is missing: accuracy needs labels")
-        labelled = Labelled(samples=unseen.samples, labels=unseen.labels)
-        return _Source(labelled, unseen.name, unseen.sha256)
+        return from_file(bundle, arguments.images, train_folder)
     test = data.load(arguments.data, "test", arguments.folder)
     check_inputs(bundle, test.images)
     if test.classes != bundle.manifest.network.classes:
         message = f"{test.name} has other classes than network {bundle.digest[:12]}"
         raise InvalidInput("--data", message)
     _check_hashes(bundle, test.sha256)
-    return _Source(Labelled(samples=test.images, labels=test.labels), test.name, test.sha256)
+    return Unseen(
+        name=test.name,
+        samples=test.images,
+        labels=test.labels,
+        rows=np.arange(len(test)),
+        sha256=test.sha256,
+        compared=compare(bundle, test.images, train_folder),
+    )
 
 
 def _check_hashes(bundle: Bundle, sha256: dict[str, str]) -> None:
@@ -156,7 +160,7 @@ def _check_hashes(bundle: Bundle, sha256: dict[str, str]) -> None:
             raise InvalidInput("--data", message)
 
 
-def _held_out(bundle: Bundle, arguments: argparse.Namespace) -> tuple[Labelled | None, str]:
+def _held_out(bundle: Bundle, arguments: argparse.Namespace) -> tuple[Unseen | None, str]:
     """Samples to fix the curve on, and what they are; or None, and why there are none.
 
     Raises InvalidInput where the training data is there and is not what the network was trained on.
@@ -164,17 +168,14 @@ def _held_out(bundle: Bundle, arguments: argparse.Namespace) -> tuple[Labelled |
     try:
         unseen = held_out(bundle, None, arguments.train_folder or arguments.folder)
     except InvalidInput as exc:
-        nowhere = exc.field in ("provenance", "data.folder")  # not said, or no folder given
+        nowhere = exc.field in ("provenance", "data.folder")  # unfit or not said, or no folder
         if nowhere or isinstance(exc.__cause__, OSError):
             return None, f"no curve: {exc}"
         raise
-    if unseen.labels is None:
-        return None, "no curve: the samples held out have no labels"
-    said = f"path fixed on {len(unseen)} samples of {unseen.name}"
-    return Labelled(samples=unseen.samples, labels=unseen.labels), said
+    return unseen, f"path fixed on {len(unseen)} samples of {unseen.name}"
 
 
-def _figures(bundle: Bundle, source: _Source, curve: str, found: Evaluation) -> dict[str, Any]:
+def _figures(bundle: Bundle, source: Unseen, curve: str, found: Evaluation) -> dict[str, Any]:
     recipe = bundle.manifest.provenance.get("recipe")
     return {
         "bundle": {
@@ -182,16 +183,49 @@ def _figures(bundle: Bundle, source: _Source, curve: str, found: Evaluation) -> 
             "network": bundle.digest,
             "trained_on": recipe["data"]["name"] if isinstance(recipe, dict) else None,
         },
-        "data": {"name": source.name, "samples": found.samples, "sha256": source.sha256},
+        "data": {
+            "name": source.name,
+            "samples": found.samples,
+            "sha256": source.sha256,
+            "left_out": source.left_out,
+            "compared_with_training": source.compared,
+        },
         "notes": {
             "intervals": "95 %: Wilson's for shares, normal for means of FLOPs and bytes",
             "flops": "2 a multiply-accumulate; heads and codecs on the way included",
+            "saved": _saved_of(bundle, found),
             "bytes": "whole messages up, one sample each, over both links (stage 0 | stage 1 | rest)",
             "latency": LATENCY,
             "curve": curve,
+            **_doubts(source, found),
         },
         **asdict(found),
     }
+
+
+def _saved_of(bundle: Bundle, found: Evaluation) -> str:
+    whole, codecs = found.flops_without_heads / 1e6, flops_of_codecs(bundle.manifest) / 1e6
+    return (
+        f"saved: of {whole:.2f} MFLOPs, those of the network without early exits; its codecs are "
+        f"{codecs:.2f} of them, which a network that is never cut would not need either"
+    )
+
+
+def _doubts(source: Unseen, found: Evaluation) -> dict[str, str]:
+    """What a reader must know before trusting the figures; nothing where all is well."""
+    doubts = {}
+    if source.compared == "not checked":
+        doubts["training"] = (
+            "overlap with training: not checked, for what was trained on is not here"
+        )
+    if source.left_out:
+        doubts["copies"] = f"left out: {source.left_out:,} samples identical to another here"
+    own = [risk.policy for risk in found.certificates if not risk.is_independent]
+    if own:
+        doubts["risk"] = (
+            f"the risk of {', '.join(own)} is no independent check: these samples made its certificate"
+        )
+    return doubts
 
 
 def _deployed(bundle: Bundle, labelled: Labelled, count: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from rich import box
@@ -29,12 +28,7 @@ class Watching:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._progress.stop()
 
     def saw(self, what: str, done: int, of: int) -> None:
@@ -146,7 +140,7 @@ def _certificates(figures: Mapping[str, Any]) -> Table:
             f"{100 * (1 - certificate['delta']):g}",
             f"{certificate['samples']:,}",
             percent(found["measured"]),
-            found["verdict"],
+            found["verdict"] + ("" if found["is_independent"] else ", no check"),
         )
     return table
 

@@ -37,6 +37,12 @@ CLASSES = (
 )
 ARCHIVE = "cifar-10-binary.tar.gz"  # https://www.cs.toronto.edu/~kriz/cifar.html
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as published on that page
+SHA256 = {  # of the copies, by name
+    "cifar10_jpeg_train.npz": "f795244e2e9093eb453dbfca8526b905948258746d0a99c1328252fdabfba79b",
+    "cifar10_jpeg_test.npz": "bb7298c2a079801f747d0e977f8f8061ec22ddf2b1261139597a13ead2074ec7",
+    "cifar10_lossless_train.npz": "02c54f5210cfc597f40edd7a30551e25ca05739f546495158bff6beaf5b906ef",
+    "cifar10_lossless_test.npz": "93ff9701b0bded1fe5725959ae8bb8d2b430d593b69f302962da08a8a0388a7d",
+}
 # How a broken .npz shows, in zip, zlib or NumPy, and a broken JPEG in it, in Pillow.
 _BROKEN = (
     OSError,
@@ -117,11 +123,12 @@ def load_copy(
 
     It holds JPEG files end to end (`blob`, `offset`) or arrays (`x`). The JPEG copy (quality 75) is
     not CIFAR-10 proper: train and test on the same copy, and keep its figures apart from published
-    ones.
+    ones. Raises InvalidInput naming the file that is missing, broken or not the one of SHA256.
     """
     path = folder / f"cifar10_{kind}_{split}.npz"
     try:
         content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
         # From memory, for np.load leaves a broken file open.
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             labels = arrays["y"].astype(np.int64)
@@ -133,10 +140,12 @@ def load_copy(
                 images = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
     except _BROKEN as exc:
         raise InvalidInput(str(path), f"cannot be read: {exc}") from exc
+    if SHA256.get(path.name, digest) != digest:
+        raise InvalidInput(str(path), "is not the copy that results are of: wrong SHA-256")
     return ImageSet(
         name=f"CIFAR-10 ({'JPEG q75' if kind == 'jpeg' else 'lossless'} copy) {split}",
         images=images,
         labels=labels,
         classes=CLASSES,
-        sha256={path.name: hashlib.sha256(content).hexdigest()},
+        sha256={path.name: digest},
     )

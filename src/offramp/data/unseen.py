@@ -3,8 +3,8 @@
     provenance: data, hashes, seed, share --> the same split again --> the part held out
     FILE.npz: x, and y where known        --> checked against what training saw --> all of it
 
-What training saw is `trained_on.bin` beside the manifest, where the bundle has one, and else the split that the
-provenance describes.
+What training saw is `offramp.data.trained_on`'s to say. Copies are left out and counted: a sample that is there twice
+is no second, independent one, and both a certificate and an interval are of independent samples.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
 
 from offramp import data
 from offramp.bundle import Bundle, Manifest
-from offramp.data import ImageSet, reencode
-from offramp.data.fingerprints import TRAINED_ON, Fingerprints, fingerprints, unpacked
+from offramp.data.fingerprints import TRAINED_ON, fingerprints
+from offramp.data.trained_on import as_trained_on, listed_by, seen_by, split_of, trained_by
 from offramp.errors import InvalidBundle, InvalidInput
+from offramp.exits.certificate import Certificate, Compared
 
 _BROKEN = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -35,8 +35,8 @@ class Unseen:
     """N samples as boundary 0 takes them, and where they come from.
 
     labels: (N,) or None where they are not known; rows: (N,) their places in the source; sha256: by
-    file, of the source; left_out: how many of the part held out were identical to samples trained
-    on; compared: False where nothing says what training saw.
+    file, of the source; left_out: how many were identical to samples trained on or to an earlier
+    one of their own; compared: what showed that none of them was trained on.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Unseen:
     rows: NDArray[np.int64]
     sha256: dict[str, str]
     left_out: int = 0
-    compared: bool = True
+    compared: Compared = "not checked"
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -59,44 +59,11 @@ class Unseen:
             rows=self.rows[places],
         )
 
-
-class _Encode(BaseModel):
-    media_type: str
-    quality: int
-
-
-class _Data(BaseModel):
-    name: str
-    held_out: float
-    encode: _Encode | None = None
-
-
-class _Regime(BaseModel):
-    backbone_weights: str | None = None
-
-
-class _Recipe(BaseModel):
-    seed: int
-    data: _Data
-    regime: _Regime = _Regime()
-
-
-class _Source(BaseModel):
-    sha256: dict[str, str]
-
-
-class _Trained(BaseModel):
-    """What of a provenance says which samples training saw. Other keys are not this module's."""
-
-    recipe: _Recipe
-    data: _Source
-
-
-def _trained(manifest: Manifest) -> _Trained | None:
-    try:
-        return _Trained.model_validate(manifest.provenance)
-    except ValidationError:
-        return None
+    def without_copies(self) -> Unseen:
+        """The first of every sample."""
+        _, first = np.unique(fingerprints(self.samples), return_index=True)
+        copies = len(self) - len(first)
+        return replace(self.take(np.sort(first)), left_out=self.left_out + copies)
 
 
 def held_out(bundle: Bundle, name: str | None = None, folder: Path | None = None) -> Unseen:
@@ -107,7 +74,7 @@ def held_out(bundle: Bundle, name: str | None = None, folder: Path | None = None
     not say, the backbone came trained by others, who may have used this part, the data has another
     name or hash, or samples held out were trained on all the same.
     """
-    trained = _trained(bundle.manifest)
+    trained = trained_by(bundle.manifest)
     if trained is None:
         raise InvalidInput("provenance", "does not say what was held out; give --images")
     if name not in (None, trained.recipe.data.name):
@@ -117,14 +84,14 @@ def held_out(bundle: Bundle, name: str | None = None, folder: Path | None = None
         raise InvalidInput("--data", text)
     if (weights := trained.recipe.regime.backbone_weights) is not None:
         text = f"the backbone's {weights} may have seen the part held out; give --images"
-        raise InvalidInput("--data", text)
-    whole, kept, rows = _split(trained, folder)
+        raise InvalidInput("provenance", text)
+    whole, kept, rows = split_of(trained, folder)
     twins = np.isin(fingerprints(whole.images[rows]), fingerprints(whole.images[kept]))
-    held = _as_trained_on(trained, whole.take(rows))
+    held = as_trained_on(trained, whole.take(rows))
     _check_fit(bundle.manifest, held.images, "--data")
-    recorded = _recorded(bundle)
-    if recorded is not None:
-        _refuse(np.isin(fingerprints(held.images), recorded) & ~twins, rows, "--data")
+    listed = listed_by(bundle)
+    if listed is not None:
+        _refuse(np.isin(fingerprints(held.images), listed) & ~twins, rows, "--data")
     unseen = Unseen(
         name=f"{held.name}, held out",
         samples=held.images,
@@ -132,8 +99,36 @@ def held_out(bundle: Bundle, name: str | None = None, folder: Path | None = None
         rows=rows,
         sha256=held.sha256,
         left_out=int(twins.sum()),
+        compared="split of the provenance" if listed is None else TRAINED_ON,
     )
-    return unseen.take(~twins)
+    return unseen.take(~twins).without_copies()
+
+
+def compare(bundle: Bundle, samples: NDArray[Any], folder: Path | None = None) -> Compared:
+    """What shows that training saw none of a data set's test samples (N, ...); nothing where its data is not here.
+
+    folder: as in `from_file`. Raises InvalidInput where any was trained on.
+    """
+    try:
+        seen, compared = seen_by(bundle, folder)
+    except InvalidBundle:
+        raise
+    except InvalidInput:
+        return "not checked"
+    _refuse(np.isin(fingerprints(samples), seen), np.arange(len(samples)), "--data")
+    return compared
+
+
+def was_made_on(certificate: Certificate, reported: Unseen, held: Unseen | None) -> bool:
+    """Whether samples reported on made this certificate, so that they are no independent check of it.
+
+    held: the part of the training data held out, where it is here. A certificate of that part is
+    known by its samples, one of a file by the file's hash; the same samples in a file of another
+    hash are not found.
+    """
+    if held is not None and held.sha256 == certificate.data:
+        return bool(np.isin(fingerprints(reported.samples), fingerprints(held.samples)).any())
+    return not set(certificate.data.values()).isdisjoint(reported.sha256.values())
 
 
 def to_report_on(bundle: Bundle, folder: Path | None = None) -> Unseen:
@@ -141,10 +136,10 @@ def to_report_on(bundle: Bundle, folder: Path | None = None) -> Unseen:
 
     Raises InvalidInput where it names none.
     """
-    trained = _trained(bundle.manifest)
+    trained = trained_by(bundle.manifest)
     if trained is None:
         raise InvalidInput("provenance", "does not name the data trained on")
-    whole = _as_trained_on(trained, data.load(trained.recipe.data.name, "test", folder))
+    whole = as_trained_on(trained, data.load(trained.recipe.data.name, "test", folder))
     return Unseen(
         name=whole.name,
         samples=whole.images,
@@ -174,66 +169,18 @@ def from_file(bundle: Bundle, path: Path, folder: Path | None = None) -> Unseen:
     _check_fit(bundle.manifest, samples, f"{path}: x")
     if labels is not None:
         labels = _checked_labels(labels, len(samples), len(bundle.manifest.network.classes), path)
-    seen = _seen(bundle, folder)
+    seen, compared = seen_by(bundle, folder)
     rows = np.arange(len(samples))
-    if seen is not None:
-        _refuse(np.isin(fingerprints(samples), seen), rows, str(path))
-    return Unseen(
+    _refuse(np.isin(fingerprints(samples), seen), rows, str(path))
+    unseen = Unseen(
         name=path.name,
         samples=samples,
         labels=labels,
         rows=rows,
         sha256={path.name: hashlib.sha256(content).hexdigest()},
-        compared=seen is not None,
+        compared=compared,
     )
-
-
-def _split(
-    trained: _Trained, folder: Path | None
-) -> tuple[ImageSet, NDArray[np.int64], NDArray[np.int64]]:
-    """The training data, the rows trained on and the rest. Raises InvalidInput for other data."""
-    about = trained.recipe.data
-    whole = data.load(about.name, "train", folder)
-    for file, digest in trained.data.sha256.items():
-        if (found := whole.sha256.get(file)) != digest:
-            text = f"{file} has the SHA-256 {found}, but the network was trained on {digest}"
-            raise InvalidInput("--data", text)
-    return whole, *data.hold_out(len(whole), about.held_out, trained.recipe.seed)
-
-
-def _as_trained_on(trained: _Trained, images: ImageSet) -> ImageSet:
-    """In the encoding that the recipe asks for."""
-    encode = trained.recipe.data.encode
-    return images if encode is None else reencode(images, encode.media_type, encode.quality)
-
-
-def _seen(bundle: Bundle, folder: Path | None) -> Fingerprints | None:
-    """Fingerprints of what was trained on; None where the bundle says nothing of it."""
-    recorded, trained = _recorded(bundle), _trained(bundle.manifest)
-    if recorded is not None or trained is None:
-        return recorded
-    try:
-        whole, kept, _ = _split(trained, folder)
-    except InvalidInput as exc:
-        text = f"cannot be compared with what was trained on, give --folder ({exc})"
-        raise InvalidInput("--images", text) from exc
-    return fingerprints(_as_trained_on(trained, whole.take(kept)).images)
-
-
-def _recorded(bundle: Bundle) -> Fingerprints | None:
-    """The bundle's own list, if it is here. Raises InvalidBundle where it is not the provenance's."""
-    about = bundle.manifest.provenance.get("data")
-    digest = about.get("fingerprints") if isinstance(about, dict) else None
-    path = bundle.folder / TRAINED_ON
-    if digest is None or not path.exists():
-        return None
-    try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise InvalidBundle(str(path), f"cannot be read: {exc.strerror}") from exc
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise InvalidBundle(str(path), "its SHA-256 is not the one in the provenance")
-    return unpacked(content, str(path))
+    return unseen.without_copies()
 
 
 def _refuse(overlap: NDArray[np.bool_], rows: NDArray[np.int64], field: str) -> None:

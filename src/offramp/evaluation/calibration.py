@@ -141,7 +141,7 @@ def trace(policy: ExitPolicy, observed: Observed) -> Traced:
     decisions = list(policy.decisions(observed.logits, gates=observed.gates))
     return Traced(
         np.stack([decision.confidence for decision in decisions]),
-        np.stack([decision.probabilities.argmax(1) for decision in decisions]),
+        np.stack([decision.labels for decision in decisions]),
     )
 
 

@@ -21,8 +21,16 @@ def flops_to_leave(manifest: Manifest) -> NDArray[np.int64]:
 
 
 def flops_without_heads(manifest: Manifest) -> int:
-    """FLOPs of the same network without early exits: all layers and codecs, no head."""
+    """FLOPs of the same network without early exits: all layers and codecs, no head.
+
+    A network that is never cut needs no codecs either; `flops_of_codecs` is what it would be less.
+    """
     return sum(cost.flops + cost.codec_flops for cost in manifest.costs)
+
+
+def flops_of_codecs(manifest: Manifest) -> int:
+    """FLOPs of all codecs, whether or not their boundaries cross a link: they are computed all the same."""
+    return sum(cost.codec_flops for cost in manifest.costs)
 
 
 def cuts(stages: int) -> tuple[int, ...]:

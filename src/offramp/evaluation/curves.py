@@ -24,6 +24,7 @@ from offramp.evaluation.calibration import (
     trace,
 )
 from offramp.exits import ExitPolicy
+from offramp.exits.candidates import cheapest
 
 
 class Curve(NamedTuple):
@@ -35,8 +36,7 @@ class Curve(NamedTuple):
 
     def cheapest(self, max_drop: float) -> ExitPolicy:
         """The candidate of least mean cost whose accuracy is at most max_drop (a share) under the first one's."""
-        within = np.flatnonzero(self.accuracy >= self.accuracy[0] - max_drop)
-        return self.fitted.policy(int(within[self.mean_cost[within].argmin()]))
+        return self.fitted.policy(cheapest(self.accuracy, self.mean_cost, max_drop))
 
     def spread(self, points: int) -> tuple[ExitPolicy, ...]:
         """At most so many candidates, evenly spaced in mean cost, both ends among them."""

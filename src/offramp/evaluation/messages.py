@@ -35,6 +35,25 @@ def message_bytes(payload: Payload, boundary: int, *, exit_state: bytes = b"") -
     return int(request.ByteSize()) + GRPC_PREFIX_BYTES
 
 
+def with_state(sizes: NDArray[np.int64], state_bytes: int) -> NDArray[np.int64]:
+    """Sizes of messages of one sample each, where the sample also carries so many bytes of exit state.
+
+    A tag and a length stand before the state, and the length before the sample may take a byte more. Any shape.
+    """
+    if state_bytes == 0:
+        return sizes
+    framed = sizes - GRPC_PREFIX_BYTES - 1  # the length of the sample, and the sample
+    sample = framed - _length_bytes(framed - _length_bytes(framed))
+    grown = sample + 1 + _length_bytes(np.int64(state_bytes)) + state_bytes
+    return np.asarray(sizes - framed + _length_bytes(grown) + grown)
+
+
+def _length_bytes(size: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
+    """What protobuf writes a length in: 7 bits a byte."""
+    limits = np.array([1 << 7, 1 << 14, 1 << 21, 1 << 28], np.int64)
+    return np.asarray(1 + np.searchsorted(limits, size, side="right"), np.int64)
+
+
 def message_sizes(
     bundle: Bundle, inputs: NDArray[Any], boundaries: Sequence[Mapping[str, NDArray[Any]]]
 ) -> NDArray[np.int64]:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from offramp.bundle import Bundle, Manifest
 from offramp.evaluation.calibration import Observed
 from offramp.evaluation.costs import bytes_to_leave, cuts, flops_to_leave, flops_without_heads
-from offramp.evaluation.messages import message_sizes
+from offramp.evaluation.messages import message_sizes, with_state
 from offramp.evaluation.reference import Reference, run_stages
 
 Unit = Literal["flops", "bytes"]
 UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 _BATCH, _PIECE = 100, 2000  # boundaries are not kept from one piece to the next
-_FIELD_BYTES = 2  # protobuf's tag and length around a state of fewer than 128 bytes
 
 
 def observe(
@@ -77,5 +76,5 @@ def _costs(
         flops = flops_to_leave(manifest).astype(np.float64)
         return np.repeat(flops[:, None], count, axis=1)
     messages = np.concatenate(sizes, axis=1)
-    messages[1:] += state_bytes + _FIELD_BYTES if state_bytes else 0
+    messages[1:] = with_state(messages[1:], state_bytes)
     return bytes_to_leave(messages, cuts(len(messages))).astype(np.float64)

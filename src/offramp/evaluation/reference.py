@@ -85,5 +85,5 @@ def answer(
     for k, decision in enumerate(policy.decisions(logits, gates=gates, time_left_s=time_left_s)):
         here = decision.leaves & (exits < 0)
         exits[here], confidence[here] = k, decision.confidence[here]
-        labels[here] = decision.probabilities.argmax(1)[here]
+        labels[here] = decision.labels[here]
     return Answers(exits, labels, confidence)

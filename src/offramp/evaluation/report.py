@@ -10,7 +10,7 @@ fog node with stage 1 and a cloud with the rest. FLOPs include the heads and cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from offramp.evaluation.calibration import Observed
 from offramp.evaluation.costs import bytes_to_leave, cuts, flops_to_leave, flops_without_heads
 from offramp.evaluation.curves import fit_curve
 from offramp.evaluation.intervals import Estimate, share
-from offramp.evaluation.messages import message_bytes
+from offramp.evaluation.messages import message_bytes, with_state
 from offramp.evaluation.reference import Answers, answer
 from offramp.evaluation.scores import (
     SampleCosts,
@@ -70,13 +70,15 @@ class RiskReport:
     """A certificate beside the risk measured on these samples.
 
     verdict: "holds" at or below epsilon; "above, within chance" where the 95 % interval still
-    reaches down to it; else "above the bound".
+    reaches down to it; else "above the bound". is_independent: False where these samples made the
+    certificate, which they then cannot check.
     """
 
     policy: str
     certificate: Certificate
     measured: Estimate
     verdict: str
+    is_independent: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +110,8 @@ class _Subject:
         size = policy.state_bytes(len(self.bundle.manifest.network.classes))
         costs = self.costs
         if size:
-            extra = message_bytes((), 1, exit_state=b"\1" * size) - message_bytes((), 1)
-            stages = len(self.costs.flops)
-            crossings = np.array([sum(c <= k for c in cuts(stages)) for k in range(stages)])
-            costs = replace(costs, bytes_up=costs.bytes_up + extra * crossings[:, None])
+            sizes = with_state(self.outputs.message_bytes, size)
+            costs = replace(costs, bytes_up=bytes_to_leave(sizes, cuts(len(sizes))))
         return score(self.answers(policy), self.data.labels, costs)
 
     def answers(self, policy: ExitPolicy) -> Answers:
@@ -136,14 +136,16 @@ def evaluate(
     policies: Sequence[ExitPolicy],
     *,
     fit_on: Labelled | None = None,
+    made_here: Collection[Certificate] = (),
     cache: Path | None = None,
     watch: Callable[[str, int, int], None] = lambda _what, _done, _of: None,
 ) -> Evaluation:
     """The evaluation of a bundle and some of its policies on samples that nothing was fitted on.
 
-    fit_on: samples that training did not see, to fix the curve of cascades on. cache: as
-    `cached_outputs` takes it. watch: hears what is computed, how many are done, of how many. Raises
-    InvalidInput where samples do not fit the network, InvalidBundle where it lacks stages.
+    fit_on: samples that training did not see, to fix the curve of cascades on. made_here: those
+    certificates that these very samples made. cache: as `cached_outputs` takes it. watch: hears
+    what is computed, how many are done, of how many. Raises InvalidInput where samples do not fit
+    the network, InvalidBundle where it lacks stages.
     """
 
     def run(what: str, samples: NDArray[Any]) -> Outputs:
@@ -168,7 +170,10 @@ def evaluate(
         policies={policy.name: subject.score(policy) for policy in policies},
         curve=tuple(subject.score(policy) for policy in curve),
         curve_thresholds=tuple(tuple(s.threshold for s in p.exits[:-1]) for p in curve),
-        certificates=tuple(_risk(subject, found) for found in manifest.certificates),
+        certificates=tuple(
+            _risk(subject, found, is_independent=found not in made_here)
+            for found in manifest.certificates
+        ),
         baselines=_baselines(subject, run),
     )
 
@@ -192,7 +197,7 @@ def _exit_report(subject: _Subject, k: int) -> ExitReport:
     )
 
 
-def _risk(subject: _Subject, certificate: Certificate) -> RiskReport:
+def _risk(subject: _Subject, certificate: Certificate, *, is_independent: bool) -> RiskReport:
     policy = subject.bundle.manifest.policy(certificate.policy)
     if policy is None:
         raise ValueError(f"policy: {certificate.policy} is not in the manifest")
@@ -203,7 +208,11 @@ def _risk(subject: _Subject, certificate: Certificate) -> RiskReport:
     above = "above, within chance" if measured.low <= certificate.epsilon else "above the bound"
     verdict = "holds" if measured.value <= certificate.epsilon else above
     return RiskReport(
-        policy=policy.name, certificate=certificate, measured=measured, verdict=verdict
+        policy=policy.name,
+        certificate=certificate,
+        measured=measured,
+        verdict=verdict,
+        is_independent=is_independent,
     )
 
 

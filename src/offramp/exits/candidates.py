@@ -59,6 +59,15 @@ def candidate_path(
     return np.stack(path)
 
 
+def cheapest(accuracy: NDArray[np.float64], mean_cost: NDArray[np.float64], max_drop: float) -> int:
+    """The candidate of least mean cost whose accuracy is at most max_drop (a share) under the first one's.
+
+    accuracy, mean_cost: (P,), what each candidate of a path gave; the safer one where two cost the same.
+    """
+    within = np.flatnonzero(accuracy >= accuracy[0] - max_drop)
+    return int(within[mean_cost[within].argmin()])
+
+
 def _best_step(
     confidence: NDArray[np.float64],
     loss: NDArray[np.bool_],

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 Risk = Literal["accuracy-drop", "disagreement"]
 RISKS: Final[tuple[Risk, ...]] = get_args(Risk)
+# What showed that none of the samples was trained on: the bundle's list, or the split of its recipe.
+Compared = Literal["trained_on.bin", "split of the provenance", "not checked"]
 _P_VALUE_TOLERANCE = 1e-6  # relative; what another machine's logarithms may differ by, and more
 
 
@@ -37,7 +39,8 @@ class Certificate:
     risk: "accuracy-drop", the share of samples that the last exit answers rightly and the policy wrongly, or
     "disagreement", the share that the two answer differently. It was seen on `samples` samples, of which `errors` were
     errors. data: SHA-256 by file of what they were taken from; fitted_on and certified_on: SHA-256 of the row numbers
-    in it (`rows_sha256`), which do not overlap. Raises ValueError where the numbers do not make a certificate.
+    in it (`rows_sha256`), which do not overlap; compared_with_training: what they were held against. Raises ValueError
+    where the numbers do not make a certificate.
     """
 
     policy: str
@@ -51,6 +54,7 @@ class Certificate:
     data: dict[str, str]
     fitted_on: str
     certified_on: str
+    compared_with_training: Compared = "not checked"
 
     def __post_init__(self) -> None:
         if self.risk not in RISKS:
@@ -67,9 +71,11 @@ class Certificate:
             raise ValueError(f"p_value: {p_value:.4g} is above delta, {self.delta}")
 
     def __str__(self) -> str:
+        unsure = self.compared_with_training == "not checked"
         return (
             f"{self.risk} at most {percent(self.epsilon)} with confidence {percent(1 - self.delta)} "
             f"({self.errors:,} errors of {self.samples:,}, p = {self.p_value:.4f})"
+            f"{'; overlap with training: not checked' if unsure else ''}"
         )
 
 

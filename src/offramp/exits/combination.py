@@ -2,8 +2,11 @@
 
     p_0 ... p_k calibrated, weights w_0 ... w_k  ->  the combined answer of exit k
 
-"mean" is sum(w_j p_j) / sum(w_j), "geometric" the normalised product of p_j ** (w_j / sum(w_j)), as in Zero Time Waste
-(Wolczyk et al. 2021, arXiv 2106.05409); "none" is p_k alone. Both are running means,
+"mean" is sum(w_j p_j) / sum(w_j), "geometric" the normalised product of p_j ** (w_j / sum(w_j)), "none" p_k alone. The
+product is from Zero Time Waste (Wolczyk et al. 2021, arXiv 2106.05409), and no more than that: there every exit k
+learns weights of its own, of any sum, for all exits up to it and a bias for each class, and cascade connections hand
+each head the logits of the one before; here an exit has one weight for all that follow, and heads do not see each
+other. So all that travels is one running mean,
 
     m_k = (1 - s_k) m_(k-1) + s_k x_k,   s_k = w_k / (w_0 + ... + w_k),   x_k = p_k or log p_k,
 

@@ -16,6 +16,14 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
+def labels_of(probabilities: ArrayLike) -> NDArray[np.int64]:
+    """The labels that probabilities give: (..., C) -> (...), the first of those that are equally likely.
+
+    In float32, as which they leave a tier: an answer's label is the largest of what the answer shows.
+    """
+    return np.asarray(np.asarray(probabilities, np.float32).argmax(axis=-1), np.int64)
+
+
 def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """The logarithm of softmax(), finite where a probability would vanish: (N, C) -> (N, C)."""
     scaled = np.asarray(logits, np.float64) / temperature

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from offramp.errors import InvalidInput
 from offramp.exits.combination import COMBINATIONS, Combine
+from offramp.exits.confidence import labels_of
 from offramp.exits.rules import RULES, Evidence
 from offramp.exits.rules.rule import Memory
 
@@ -39,6 +40,11 @@ class Decision(NamedTuple):
     confidence: NDArray[np.float64]  # (N,)
     probabilities: NDArray[np.float64]  # (N, C), combined where the policy combines
     state: State | None = None  # (N,); None where the policy declares none
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """What it answers: (N,)."""
+        return labels_of(self.probabilities)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
+from offramp.errors import InvalidBundle
 from offramp.evaluation.reference import Reference, run_stages
 from offramp.export.whole import feature_names
 from offramp.models import ExitNetwork, ExitOutputs
@@ -149,12 +150,27 @@ def _judge_stage(
         stage.violations += int(others.sum())
 
 
+def _check_finite(reference: Reference) -> None:
+    for k, logits in enumerate(reference.logits):
+        found = {"logits": logits, "gate": reference.gates[k]}
+        if k < len(reference.boundaries):
+            found |= reference.boundaries[k]
+        for name, array in found.items():
+            if array is None or np.isfinite(array).all():
+                continue
+            broken = len(array) - sum(bool(np.isfinite(row).all()) for row in array)
+            text = f"its {name} is not finite for {broken} of {len(array)} samples"
+            raise InvalidBundle(f"stages.{k}", text)
+
+
 def compare(network: ExitNetwork, bundle: Bundle, inputs: NDArray[Any], *, batch: int) -> Parity:
     """A bundle's stages under onnxruntime, `batch` samples at a time, against PyTorch.
 
-    inputs: (N, H, W, C) uint8, or raw (N, ...). The network is in evaluation mode.
+    inputs: (N, H, W, C) uint8, or raw (N, ...). The network is in evaluation mode. Raises
+    InvalidBundle naming the stage where what it says is not finite: a tier would refuse it.
     """
     reference = run_stages(bundle, inputs, batch=batch)
+    _check_finite(reference)
     result = Parity(len(inputs), tuple(StageParity() for _ in reference.logits))
     for rows, equal, free in _passes(network, inputs, reference):
         for k, stage in enumerate(result.stages):

@@ -25,6 +25,7 @@ from offramp.errors import (
     TierUnavailable,
 )
 from offramp.exits import ExitPolicy
+from offramp.exits.confidence import labels_of
 from offramp.rpc import Answer, Leg, Sample, Tier
 from offramp.rpc.payload import payload_size_checked
 from offramp.serving.batching import Batcher
@@ -213,7 +214,7 @@ class Engine:
             reason = None  # the last exit, or one that was sure: nothing was lost
         self.metrics.count_exit(best.exit, reason)
         return Answer(
-            label=int(best.probabilities.argmax()),
+            label=int(labels_of(best.probabilities)),
             probabilities=best.probabilities,
             exit=best.exit,
             tier=self.tier,

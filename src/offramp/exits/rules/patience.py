@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from offramp.exits.confidence import labels_of
 from offramp.exits.rules.rule import Evidence, Fields, Floats, Memory, Rule
 
 _LONGEST = 255  # a run is one byte; a longer one stays at this
@@ -30,7 +31,7 @@ class Patience(Rule):
 
     def remember(self, evidence: Evidence, before: Memory | None) -> Memory:
         """This exit's labels, and each run one longer where the label stayed."""
-        label = evidence.probabilities.argmax(axis=1)
+        label = labels_of(evidence.probabilities)
         run = np.ones(len(label), np.int64)
         if before is not None:
             run += np.where(label == before["label"], before["run"], 0)

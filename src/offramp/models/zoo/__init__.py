@@ -6,7 +6,7 @@ To add one: a module with the network and its `BackboneSettings`, and a line in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Discriminator, Tag, TypeAdapter
 from torch import nn
@@ -21,16 +21,6 @@ from offramp.models.zoo.small_resnet import SmallResNet, SmallResNetSettings
 from offramp.models.zoo.vision_transformer import VisionTransformer, VisionTransformerSettings
 from offramp.wire import TensorSpec
 
-_NAMES = (
-    "small-resnet",
-    "cifar-resnet",
-    "mobilenet-v2",
-    "msdnet",
-    "vision-transformer",
-    "recurrent",
-    "huggingface",
-)
-
 
 def _name(settings: Any) -> Any:
     """The name that chooses the settings; a recipe that gives none means the small ResNet."""
@@ -39,14 +29,18 @@ def _name(settings: Any) -> Any:
     return getattr(settings, "name", None)
 
 
-Backbone = Annotated[
+_Settings = (
     Annotated[SmallResNetSettings, Tag("small-resnet")]
     | Annotated[CifarResNetSettings, Tag("cifar-resnet")]
     | Annotated[MobileNetV2Settings, Tag("mobilenet-v2")]
     | Annotated[MSDNetSettings, Tag("msdnet")]
     | Annotated[VisionTransformerSettings, Tag("vision-transformer")]
     | Annotated[RecurrentSettings, Tag("recurrent")]
-    | Annotated[HuggingFaceSettings, Tag("huggingface")],
+    | Annotated[HuggingFaceSettings, Tag("huggingface")]
+)
+_NAMES = [tag.tag for settings in get_args(_Settings) for tag in settings.__metadata__]
+Backbone = Annotated[
+    _Settings,
     Discriminator(
         _name,
         custom_error_type="unknown_backbone",

@@ -6,6 +6,7 @@ of their sum, whose variance grows with their number. Forward, nothing changes.
     features of exit k --(gradient / (E - k))--+--> head k
                                                +--(gradient * (E - k - 1))--> codec, stage k + 1
 
+The weights of a codec lie between the two: what reaches them is the sum again, as without rescaling.
 Source: Li, Zhang, Qi, Yang and Huang 2019 (ICCV), arXiv 1908.06294, section 3.1.
 """
 

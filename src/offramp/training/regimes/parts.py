@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
-import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from offramp.models import ExitNetwork
+from offramp.models.flops import counted_flops
 
 Kind = Literal["backbone", "head", "gate", "codec"]
 _KINDS: dict[str, Kind] = {"heads": "head", "gates": "gate", "codecs": "codec"}
@@ -48,7 +48,7 @@ def _pass(network: ExitNetwork) -> Iterator[_Watch]:
     """One pass in evaluation mode, watched."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with counted_flops() as counter:
         watch = _Watch(network, counter)
         handles = [module.register_forward_pre_hook(watch.enter) for module in network.modules()]
         handles += [  # after the network's own hooks, so the head has run
