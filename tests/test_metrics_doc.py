@@ -6,9 +6,16 @@ import re
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+import numpy as np
+from prometheus_client import CollectorRegistry
+
 from offramp.errors import DegradedReason
+from offramp.links.engines.link import Abilities, Drop, Link
+from offramp.links.metrics import LinkMetrics
+from offramp.links.timeline import Direction, Kind, Timeline
 from offramp.telemetry import TierMetrics
-from offramp.telemetry.metrics import Direction, Outcome, Side
+from offramp.telemetry.metrics import Direction as Towards
+from offramp.telemetry.metrics import Outcome, Side
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
 
@@ -35,18 +42,32 @@ def names_in(cell: str) -> frozenset[str]:
     return frozenset(re.findall(r"`([^`]+)`", cell))
 
 
-def described() -> dict[str, Described]:
+def described(header: str) -> dict[str, Described]:
     return {
         name.strip("`"): Described(kind, names_in(labels))
-        for name, kind, _unit, labels, _question in rows("name")
+        for name, kind, _unit, labels, _question in rows(header)
     }
 
 
-def existing() -> dict[str, Described]:
+def of_a_tier() -> CollectorRegistry:
     metrics = TierMetrics("fog", stages=(0, 1))
     metrics.identify(version="1", bundle="b", network="n", policy="p")
+    metrics.stand_for("raspberry", reference="r", slowdown=2.0, watts={"idle": 1.0})
+    return metrics.registry
+
+
+def of_a_link() -> CollectorRegistry:
+    one = np.ones(1)
+    way = Direction(one, one, np.zeros(1, np.uint8), queue_bytes=1)
+    timeline = Timeline(name="t", kind="trace", seed=0, step_s=1.0, up=way, down=way)
+    metrics = LinkMetrics()
+    metrics.watch(Link(timeline, 0.0, Abilities(1000.0, lossless=True)), "stream", "cubic")
+    return metrics.registry
+
+
+def existing(registry: CollectorRegistry) -> dict[str, Described]:
     found = {}
-    for family in metrics.registry.collect():
+    for family in registry.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels}
         found[name] = Described(family.type, frozenset(labels - {"tier", "le"}))
@@ -54,17 +75,20 @@ def existing() -> dict[str, Described]:
 
 
 def test_every_metric_is_described_with_its_type_and_labels() -> None:
-    assert described() == existing()
+    tier = existing(of_a_tier())
+    of_a_process = {name: found for name, found in tier.items() if name.startswith("process_")}
+    assert described("name") == tier
+    assert described("metric") | of_a_process == existing(of_a_link())
 
 
 def test_every_metric_states_unit_and_question() -> None:
-    for name, _kind, unit, _labels, question in rows("name"):
+    for name, _kind, unit, _labels, question in [*rows("name"), *rows("metric")]:
         assert unit, name
         assert question.endswith("?"), name
 
 
 def test_units_are_those_of_the_names() -> None:
-    for name, _kind, unit, *_ in rows("name"):
+    for name, _kind, unit, *_ in [*rows("name"), *rows("metric")]:
         assert ("_seconds" in name) == (unit == "seconds"), name
         assert ("_bytes" in name) == (unit == "bytes"), name
 
@@ -74,4 +98,6 @@ def test_every_value_of_a_closed_label_is_described() -> None:
     assert values["`outcome`"] == set(get_args(Outcome))
     assert values["`reason`"] == set(get_args(DegradedReason))
     assert values["`side`"] == set(get_args(Side))
-    assert values["`direction`"] == set(get_args(Direction))
+    assert values["`direction`"] == set(get_args(Towards))
+    assert values["`reason` of a drop"] == set(get_args(Drop))
+    assert values["`kind`"] == set(get_args(Kind))

@@ -16,6 +16,7 @@ from offramp.serving.engine import Engine, Plan
 from offramp.serving.runner import StageRunner
 from offramp.serving.server import TierServer, TierServicer
 from offramp.serving.settings import TierSettings
+from offramp.serving.tier_profile import REFERENCE, TierProfile, read_tier_profile
 from offramp.serving.uplink import NoUplink, StreamUplink, Uplink
 from offramp.serving.work import run_stage
 from offramp.telemetry import Exposition, TierMetrics
@@ -32,6 +33,7 @@ class Parts:
     batcher: Batcher
     uplink: Uplink
     server: TierServer
+    profile: TierProfile
     listen: str = ""  # where it listens, once started
     metrics: str = ""
     _exposition: Exposition | None = None
@@ -58,13 +60,14 @@ class Parts:
             await asyncio.to_thread(self._exposition.close)
 
     def summary(self) -> str:
-        """One line: bundle, policy, stages, plan, uplink."""
+        """One line: bundle, policy, stages, plan, uplink, and the machine that it stands for."""
         bundle, uplink = self.engine.bundle, self.settings.uplink
+        rehearsal = f", stands for {self.profile}" if self.settings.tier_profile else ""
         return (
             f"bundle {bundle.manifest.name} {bundle.digest[:12]}, policy "
             f"{self.engine.own_policy.name} {self.engine.own_policy.id[:12]}, stages "
             f"{list(self.engine.held)} up to {self.engine.plan.last_stage}, "
-            f"uplink {uplink.address if uplink else 'none'}"
+            f"uplink {uplink.address if uplink else 'none'}{rehearsal}"
         )
 
 
@@ -89,13 +92,21 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         raise InvalidSettings("policy", f"{settings.policy!r} is none of the bundle's: {names}")
     own = (0,) if tier is Tier.DEVICE else ()  # a device can always answer, whatever the plan
     wanted = sorted({*own, *(k for k in bundle.held if k <= last)})
+    profile = read_tier_profile(settings.tier_profile)
+    profile.check_memory(bundle, wanted)
     runner = StageRunner(bundle, wanted, threads=settings.inference.threads)
     metrics = TierMetrics(str(tier), runner.stages)
     metrics.identify(
         version=version("offramp"), bundle=manifest.name, network=bundle.digest, policy=policy.id
     )
+    slowdown = profile.slowdown.value
+    metrics.stand_for(
+        profile.name, reference=REFERENCE, slowdown=slowdown, watts=profile.watts_by_state
+    )
     batcher = Batcher(
-        partial(run_stage, runner, manifest), most=settings.inference.batch, metrics=metrics
+        partial(run_stage, runner, manifest, slowdown=slowdown),
+        most=settings.inference.batch,
+        metrics=metrics,
     )
     uplink = _uplink(settings, metrics)
     engine = Engine(
@@ -113,7 +124,7 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         engine, settings.limits, version=version("offramp"), batch=settings.inference.batch
     )
     server = TierServer(servicer, settings.limits)
-    return Parts(settings, engine, batcher, uplink, server)
+    return Parts(settings, engine, batcher, uplink, server, profile)
 
 
 def _uplink(settings: TierSettings, metrics: TierMetrics) -> Uplink:

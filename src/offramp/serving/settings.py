@@ -81,6 +81,9 @@ class TierSettings(BaseModel):
     uplink: UplinkSettings | None = None
     limits: Limits = Limits()
     inference: Inference = Inference()
+    tier_profile: str = (
+        ""  # the machine to stand for in a rehearsal, by name or file; empty: itself
+    )
     drain_s: Seconds = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

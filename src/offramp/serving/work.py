@@ -15,6 +15,7 @@ from offramp.errors import InvalidInput
 from offramp.exits import Decision, ExitPolicy
 from offramp.rpc import Payload, Sample
 from offramp.rpc.payload import payload_arrays, tensors_payload
+from offramp.serving.pace import Stretch
 from offramp.serving.runner import StageOutputs, StageRunner
 
 
@@ -54,9 +55,18 @@ class Work:
 
 
 def run_stage(
-    runner: StageRunner, manifest: Manifest, stage: int, batch: Sequence[Work]
+    runner: StageRunner,
+    manifest: Manifest,
+    stage: int,
+    batch: Sequence[Work],
+    *,
+    slowdown: float = 1.0,
 ) -> list[Exception | None]:
-    """Each work moved on by one stage, or what was wrong with its payload, in the order given."""
+    """Each work moved on by one stage, or what was wrong with its payload, in the order given.
+
+    slowdown: how many times as long as it computes the batch is to take, decoding included.
+    """
+    stretch = Stretch(slowdown)
     errors: dict[int, Exception] = {}
     for k, work in enumerate(batch):
         try:
@@ -68,28 +78,30 @@ def run_stage(
     sound = {k: work for k, work in enumerate(batch) if k not in errors}
     if sound:
         try:
-            _compute(runner, stage, list(sound.values()))
+            _compute(runner, stage, list(sound.values()), stretch)
         except Exception:  # onnxruntime's have no common base; an integer out of range raises, say
-            errors |= _compute_singly(runner, stage, sound)
+            errors |= _compute_singly(runner, stage, sound, stretch)
     for k, work in enumerate(batch):
         if work.boundary == stage and k not in errors:
             errors[k] = InvalidInput("payload", f"what stage {stage} makes of it is not finite")
     return [errors.get(k) for k in range(len(batch))]
 
 
-def _compute(runner: StageRunner, stage: int, works: Sequence[Work]) -> None:
+def _compute(runner: StageRunner, stage: int, works: Sequence[Work], stretch: Stretch) -> None:
     columns = zip(*(work.arrays or () for work in works), strict=True)
-    _move_on(works, stage, runner.run(stage, [np.stack(column) for column in columns]))
+    outputs = runner.run(stage, [np.stack(column) for column in columns])
+    stretch.wait()
+    _move_on(works, stage, outputs)
 
 
 def _compute_singly(
-    runner: StageRunner, stage: int, works: Mapping[int, Work]
+    runner: StageRunner, stage: int, works: Mapping[int, Work], stretch: Stretch
 ) -> dict[int, Exception]:
     """The works that the stage cannot take, each with its error; the others are moved on."""
     errors: dict[int, Exception] = {}
     for k, work in works.items():
         try:
-            _compute(runner, stage, [work])
+            _compute(runner, stage, [work], stretch)
         except Exception as exc:
             errors[k] = InvalidInput("payload", f"stage {stage} cannot compute on it")
             errors[k].__cause__ = exc

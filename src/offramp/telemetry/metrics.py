@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -73,6 +73,11 @@ class TierMetrics:
         )
         self._build = self._gauge("build_info", "What runs.", "version", "python")
         self._bundle = self._gauge("bundle_info", "The bundle in use.", "name", "network", "policy")
+        self._profile = self._gauge(
+            "tier_profile_info", "The machine that it stands for.", "profile", "reference"
+        )
+        self._slowdown = self._gauge("slowdown_ratio", "Stage time over the time computed.")
+        self._watts = self._gauge("power_watts", "What its tier profile says it draws.", "state")
         self._start_at_zero(stages)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -107,6 +112,15 @@ class TierMetrics:
         """State what runs and the bundle it serves."""
         self._build.labels(self._tier, version, platform.python_version()).set(1)
         self._bundle.labels(self._tier, bundle, network, policy).set(1)
+
+    def stand_for(
+        self, profile: str, *, reference: str, slowdown: float, watts: Mapping[str, float]
+    ) -> None:
+        """State the machine that this tier stands for, with its watts by state; "none" is the one that it runs on."""
+        self._profile.labels(self._tier, profile, reference).set(1)
+        self._slowdown.labels(self._tier).set(slowdown)
+        for state, value in watts.items():
+            self._watts.labels(self._tier, state).set(value)
 
     def count_result(self, outcome: Outcome) -> None:
         """One more sample has its result."""
