@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,21 @@ from offramp.bundle import (
     StageCost,
     write_manifest,
 )
+from offramp.data import cifar10
 from offramp.exits import ExitPolicy, ExitSetting
 from offramp.wire import TensorSpec
+
+# --- containers ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[Any]:
+    """A Docker engine with Compose v2 and the base images."""
+    from tests.composed import connected_engine
+
+    with connected_engine() as engine:
+        yield engine
+
 
 # --- bundles and networks -----------------------------------------------------------------------
 
@@ -57,6 +70,15 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "train.toml"
     path.write_text(RECIPE)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _copies_by_hand() -> Iterator[None]:
+    """Tests make small CIFAR-10 copies of their own, which have no known hash."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in tuple(cifar10.SHA256):
+            patch.delitem(cifar10.SHA256, name)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -138,10 +138,10 @@ def certificate(**changes: Any) -> Certificate:
     return Certificate(**(fields | changes))
 
 
-def test_a_certificate_says_what_it_promises() -> None:
-    assert str(certificate()) == (
-        "accuracy-drop at most 1 % with confidence 95 % (4 errors of 1,000, p = 0.0287)"
-    )
+def test_a_certificate_says_what_it_promises_and_what_nobody_looked_at() -> None:
+    said = "accuracy-drop at most 1 % with confidence 95 % (4 errors of 1,000, p = 0.0287)"
+    assert str(certificate(compared_with_training="trained_on.bin")) == said
+    assert str(certificate()) == f"{said}; overlap with training: not checked"
 
 
 @pytest.mark.parametrize(

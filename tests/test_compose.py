@@ -5,120 +5,33 @@ One deployment serves the whole module. The tests run in the order of this file:
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import secrets
-import subprocess
-import sys
-import time
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
-from PIL import Image
 
-from offramp.data import fashion_mnist
+pytest.importorskip("docker")
 
-docker = pytest.importorskip("docker")
+from tests.composed import (
+    BASE_IMAGE,
+    TIERS,
+    Deployment,
+    answers_of,
+    eventually,
+    up,
+    write_images,
+)
+from tests.dashboard import Panel, is_of_a_link, panels
 
 pytestmark = pytest.mark.compose
 
-ROOT = Path(__file__).parents[1]
-TIERS = ("device", "fog", "cloud")
 SERVICES = (*TIERS, "prometheus")
-BASE_IMAGE = "python:3.11-slim-bookworm"
-PROMETHEUS_IMAGE = "prom/prometheus:v2.53.3"
 IMAGES = 1000
 MOST_BYTES_OVER_BASE = 240e6
 MOST_RESIDENT_BYTES = 120e6
-
-
-# --- the deployment -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """A running compose project, seen through the engine's API."""
-
-    project: str
-    engine: Any
-
-    def container(self, service: str) -> Any:
-        """The service's container as it is now."""
-        labels = [
-            f"com.docker.compose.project={self.project}",
-            f"com.docker.compose.service={service}",
-        ]
-        (found,) = self.engine.containers.list(all=True, filters={"label": labels})
-        return found
-
-    def address(self, service: str, port: int) -> str:
-        """Where the host reaches that port of the service."""
-        (published,) = self.container(service).ports[f"{port}/tcp"]
-        return f"{published['HostIp']}:{published['HostPort']}"
-
-    def execute(self, service: str, *command: str, user: str = "") -> tuple[int, str]:
-        """The exit code and the output of a command in the service's container."""
-        code, output = self.container(service).exec_run(list(command), user=user)
-        return code, output.decode()
-
-    def process_status(self, service: str) -> dict[str, str]:
-        """/proc/1/status of the service: its first process is the program."""
-        code, text = self.execute(service, "cat", "/proc/1/status")
-        assert code == 0, text
-        pairs = (line.split(":", 1) for line in text.splitlines())
-        return {key: value.strip() for key, value in pairs}
-
-    def infer(self, images: list[Path]) -> list[dict[str, Any]]:
-        """The answers of `offramp infer`, in the order of the images."""
-        with self.infer_in_background(images) as process:
-            return answers_of(process)
-
-    def infer_in_background(self, images: list[Path]) -> subprocess.Popen[str]:
-        """`offramp infer`, started and not waited for."""
-        device = self.address("device", 7101)
-        program = Path(sys.executable).with_name("offramp")
-        command = [str(program), "infer", "--json", "--device", device]
-        return subprocess.Popen(
-            [*command, *map(str, images)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def query(self, expression: str) -> dict[str, float]:
-        """The value of a PromQL vector by tier (or by instance, where it names no tier)."""
-        connection = http.client.HTTPConnection(self.address("prometheus", 9090), timeout=10)
-        try:
-            connection.request("GET", f"/api/v1/query?{urlencode({'query': expression})}")
-            answer = json.load(connection.getresponse())
-        finally:
-            connection.close()
-        assert answer["status"] == "success", answer
-        return {
-            sample["metric"].get("tier", sample["metric"].get("instance", "")): float(
-                sample["value"][1]
-            )
-            for sample in answer["data"]["result"]
-        }
-
-
-def answers_of(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return [json.loads(line) for line in out.splitlines()]
-
-
-def eventually(is_true: Callable[[], bool], within_s: float, what: str) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_true():
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.1)
 
 
 def count_by_tier(answers: list[dict[str, Any]]) -> dict[str, int]:
@@ -126,70 +39,16 @@ def count_by_tier(answers: list[dict[str, Any]]) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Any]:
-    """A Docker engine with Compose v2 and the base images."""
-    try:
-        client = docker.from_env(timeout=60)
-    except docker.errors.DockerException as exc:
-        pytest.skip(f"no Docker engine answers: {exc}")
-    try:
-        compose = subprocess.run(
-            ["docker", "compose", "version"], capture_output=True, text=True, check=False
-        )
-        if compose.returncode != 0:
-            pytest.skip(f"no Compose v2: {compose.stderr.strip()}")
-        for name in (BASE_IMAGE, PROMETHEUS_IMAGE):
-            try:
-                client.images.get(name)
-            except docker.errors.ImageNotFound:
-                pull_or_skip(client, name)
-        yield client
-    finally:
-        client.close()
-
-
-def pull_or_skip(client: Any, name: str) -> None:
-    try:
-        client.images.pull(name)
-    except docker.errors.APIError as exc:
-        pytest.skip(f"{name} is not here and cannot be pulled: {exc.explanation}")
-
-
-@pytest.fixture(scope="module")
-def deployment(engine: Any) -> Iterator[Deployment]:
-    """The project up and healthy under a name and on ports of its own."""
-    project = f"offramp-test-{secrets.token_hex(4)}"
-    # Port 0 lets the engine choose free ones.
-    environment = os.environ | {"PORT_DEVICE": "0", "PORT_PROMETHEUS": "0"}
-
-    def compose(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["docker", "compose", "--project-name", project, *arguments],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-
-    try:
-        up = compose("up", "--build", "--wait", "--wait-timeout", "120")
-        assert up.returncode == 0, up.stderr[-4000:] + compose("logs", "--tail", "30").stdout
-        yield Deployment(project, engine)
-    finally:
-        compose("down", "--volumes", "--remove-orphans", "--rmi", "local", "--timeout", "15")
+def deployment(docker_engine: Any) -> Iterator[Deployment]:
+    """The three tiers and Prometheus, up and healthy."""
+    with up(docker_engine) as deployment:
+        yield deployment
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The first test images of Fashion-MNIST as PNG files."""
-    folder = tmp_path_factory.mktemp("images")
-    pixels = fashion_mnist.load("test", ROOT / "examples" / "fashion_mnist").images
-    paths = [folder / f"{index:05}.png" for index in range(IMAGES)]
-    for path, image in zip(paths, pixels, strict=False):
-        Image.fromarray(image.reshape(28, 28)).save(path)
-    return paths
+    return write_images(tmp_path_factory.mktemp("images"), IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +168,17 @@ def test_promtool_accepts_the_configuration(deployment: Deployment) -> None:
     assert code == 0, output
 
 
+@pytest.mark.parametrize("rules", ["recording", "alerts"])
+def test_promtool_finds_the_rules_to_do_what_their_tests_say(
+    deployment: Deployment, rules: str
+) -> None:
+    # Its own scratch goes where the container may write.
+    promtool = ["env", "TMPDIR=/data", "/bin/promtool", "test", "rules"]
+    tests = f"/etc/prometheus/tests/{rules}.yml"
+    code, output = deployment.execute("prometheus", *promtool, tests)
+    assert code == 0, output
+
+
 # --- the answers --------------------------------------------------------------------------------
 
 
@@ -350,6 +220,27 @@ def test_prometheus_has_the_bytes_of_every_hop(
         assert hop["device"] > sent["device"]
         assert hop["fog"] > sent["fog"]
         assert hop["cloud"] == 0
+
+
+@pytest.mark.parametrize("panel", [p for p in panels() if not is_of_a_link(p)], ids=str)
+def test_the_query_of_every_panel_has_data(
+    deployment: Deployment, answers: list[dict[str, Any]], images: list[Path], panel: Panel
+) -> None:
+    def has_data() -> bool:
+        return all(
+            any(not math.isnan(value) for _, value in deployment.series(query))
+            for query in panel.queries
+        )
+
+    if not has_data():  # rates are over the last minute
+        deployment.infer(images[:100])
+        eventually(has_data, 30, f"data for {panel.queries}")
+
+
+def test_no_alert_fires_where_nothing_is_wrong(
+    deployment: Deployment, answers: list[dict[str, Any]]
+) -> None:
+    assert deployment.series('ALERTS{alertstate="firing"}') == []
 
 
 def test_a_device_stays_small_under_requests(

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from offramp.cli.extra import needs_train_extra
+from offramp.cli.extra import needs_extra
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,7 +42,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Export; print what the default policy gives on the images held out."""
-    with needs_train_extra("export"):
+    with needs_extra("export", "train"):
         from offramp.data.fingerprints import TRAINED_ON
         from offramp.export.bundle import Exporting, write_bundle
         from offramp.training import open_run

@@ -7,19 +7,23 @@ from contextlib import contextmanager
 
 from offramp.errors import InvalidInput
 
-_TRAIN = ("torch", "lightning", "onnx", "onnxscript", "onnx_ir", "rich")
+_PACKAGES = {
+    "train": ("torch", "lightning", "onnx", "onnxscript", "onnx_ir", "rich"),
+    "links": ("yaml",),
+    "demo": ("matplotlib",),
+}
 
 
 @contextmanager
-def needs_train_extra(verb: str) -> Iterator[None]:
-    """Imports inside raise InvalidInput where a package of the extra `train` is missing."""
+def needs_extra(verb: str, extra: str) -> Iterator[None]:
+    """Imports inside raise InvalidInput where a package of the extra is missing."""
     try:
         yield
     except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] not in _TRAIN:
+        if (exc.name or "").partition(".")[0] not in _PACKAGES[extra]:
             raise
         message = (
-            f"needs the extra `train` ({exc.name} is missing): "
-            "pip install '.[train]' in the source folder"
+            f"needs the extra `{extra}` ({exc.name} is missing): "
+            f"pip install '.[{extra}]' in the source folder"
         )
         raise InvalidInput(verb, message) from exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,15 @@ TITLES = {
     "cloud_png": "cloud only, PNG",
     "cloud_jpeg": "cloud only, JPEG q75",
 }
+
+
+class Shown(NamedTuple):
+    """What came of a demo: results by arm, the table of them, them as one object, and a line each to add."""
+
+    results: Mapping[str, ArmResult]
+    table: Table
+    figures: Mapping[str, object]
+    remarks: Sequence[str]
 
 
 class LiveView:
@@ -53,12 +62,7 @@ class LiveView:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._progress.stop()
 
     def saw(self, name: str, timed: Timed) -> None:
@@ -76,26 +80,54 @@ class LiveView:
 
 def table(results: Mapping[str, ArmResult], images: int) -> Table:
     """One table: the tiers, all of them together, and the baselines, each with its latency alone."""
-    grid = Table(
-        title=f"{images:,} Fashion-MNIST test images, one a request, closed loop, 8 in flight",
-        caption="share and accuracy in %; latency in ms at the client, and with 1 in flight over 1,000 "
+    grid = _grid(
+        f"{images:,} Fashion-MNIST test images, one a request, closed loop, 8 in flight",
+        "share and accuracy in %; latency in ms at the client, and with 1 in flight over 1,000 "
         "images (baselines: 500); bytes averaged over all images, of all links",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        "message",
     )
-    grid.add_column("", no_wrap=True)
-    for heading in ("share", "right", "p50", "p95", "p99", "up", "down", "message"):
-        grid.add_column(heading, justify="right", no_wrap=True)
     for name, figures in results["three_tier"].run.tiers.items():
-        grid.add_row(f"  {name}", *_cells(figures))
+        grid.add_row(f"  {name}", *_cells(figures), _number(figures.bytes_up_per_sent))
     grid.add_section()
     for name, result in results.items():
         style = "bold" if name == "three_tier" else ""
-        grid.add_row(TITLES[name], *_cells(result.run.overall), style=style)
+        overall = result.run.overall
+        message = _number(overall.bytes_up_per_sent)
+        grid.add_row(TITLES[name], *_cells(overall), message, style=style)
+        if result.alone is None:
+            continue
         alone = result.alone.overall
         latencies = (_number(value) for value in (alone.p50_ms, alone.p95_ms, alone.p99_ms))
         message = _number(alone.bytes_up_per_sent)
         grid.add_row("  1 in flight", "", "", *latencies, "", "", message, style=style or "dim")
+    return grid
+
+
+def rehearsal_table(
+    results: Mapping[str, ArmResult], images: int, *, per_second: float, deadline_s: float
+) -> Table:
+    """The same over emulated links, with the share of degraded answers in the place of a message's bytes."""
+    grid = _grid(
+        f"{images:,} Fashion-MNIST test images over emulated links, {per_second:g} a second",
+        "share and accuracy in %; latency in ms at the client; bytes averaged over all images, of all links; "
+        f"degr.: % answered by the exit at hand, since nothing came over the links within {deadline_s:g} s",
+        "degr.",
+    )
+    for name, figures in results["three_tier"].run.tiers.items():
+        grid.add_row(f"  {name}", *_cells(figures), "")
+    grid.add_section()
+    for name, result in results.items():
+        style = "bold" if name == "three_tier" else ""
+        degraded = f"{result.run.degraded / images:.1%}".rstrip("%")
+        grid.add_row(TITLES[name], *_cells(result.run.overall), degraded, style=style)
+    return grid
+
+
+def _grid(title: str, caption: str, last: str) -> Table:
+    grid = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    grid.add_column("", no_wrap=True)
+    for heading in ("share", "right", "p50", "p95", "p99", "up", "down", last):
+        grid.add_column(heading, justify="right", no_wrap=True)
     return grid
 
 
@@ -108,7 +140,6 @@ def _cells(figures: Figures) -> list[str]:
         _number(figures.p99_ms),
         _number(figures.bytes_up),
         _number(figures.bytes_down),
-        _number(figures.bytes_up_per_sent),
     ]
 
 

@@ -76,13 +76,14 @@ def _draw_bytes(axes: Axes, results: Mapping[str, ArmResult]) -> None:
 def _draw_latency(axes: Axes, results: Mapping[str, ArmResult]) -> None:
     rows = list(results.items())[::-1]
     for row, (name, result) in enumerate(rows):
-        alone = result.alone.overall
-        p50, p95, p99 = (value or 0.0 for value in (alone.p50_ms, alone.p95_ms, alone.p99_ms))
+        times = (result.alone or result.run).overall
+        p50, p95, p99 = (value or 0.0 for value in (times.p50_ms, times.p95_ms, times.p99_ms))
         colour = _OURS if name == "three_tier" else _OTHERS
         axes.plot([p50, p99], [row, row], color=colour, lw=2)
         axes.scatter([p50, p95, p99], [row] * 3, color=colour, s=(60, 25, 25), zorder=3)
     axes.set_yticks(range(len(rows)), [TITLES[name] for name, _ in rows], fontsize=8)
-    axes.set(title="Latency, 1 in flight", xlabel="ms at the client: p50 (large), p95, p99")
+    how = "1 in flight" if results["three_tier"].alone else "over the links"
+    axes.set(title=f"Latency, {how}", xlabel="ms at the client: p50 (large), p95, p99")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3, axis="x")
     axes.spines[["top", "right"]].set_visible(False)

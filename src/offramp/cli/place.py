@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from offramp.cli.extra import needs_train_extra
+from offramp.cli.extra import needs_extra
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,7 +27,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a row a place."""
-    with needs_train_extra("place"):
+    with needs_extra("place", "train"):
         from offramp.training.run import plan
     planned = plan(arguments.recipe, arguments.data)
     if arguments.json:

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from offramp.cli.extra import needs_train_extra
+from offramp.cli.extra import needs_extra
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,7 +46,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Train; print each exit's accuracy on the part held out."""
-    with needs_train_extra("train"):
+    with needs_extra("train", "train"):
         from offramp.training import train
     scores = train(
         args.recipe,

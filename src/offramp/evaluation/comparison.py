@@ -52,20 +52,28 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmResult:
-    """Closed loop with several in flight, and over fewer images with one in flight."""
+    """All images; over loopback, fewer of them with one in flight as well.
+
+    unanswered: images whose time ran out without an answer; they are in none of the figures.
+    """
 
     run: RunFigures
-    alone: RunFigures
+    alone: RunFigures | None = None
+    unanswered: int = 0
 
 
-def arms(stages: int, *, of_images: bool = True) -> tuple[Arm, ...]:
-    """The deployment and its baselines for a network of that many stages, those of one deployment side by side."""
+def arms(stages: int, *, of_images: bool = True, policies: Sequence[str] = ()) -> tuple[Arm, ...]:
+    """The deployment and its baselines for a network of that many stages, those of one deployment side by side.
+
+    policies: more of the bundle's to deploy, each an arm of its name.
+    """
     last = stages - 1
     split = (("device", 0), ("fog", min(1, last)), ("cloud", last))
     cloud = (("device", -1), ("fog", -1), ("cloud", last))
     forms: tuple[Form, ...] = ("png", "jpeg") if of_images else ("raw",)
     return (
         Arm(name="three_tier", last_stages=split, alone=1000),
+        *(Arm(name=policy, last_stages=split, policy=policy) for policy in policies),
         Arm(name="first_exit", last_stages=split, policy="first-exit"),
         Arm(name="plain_split", last_stages=split, policy="final-exit"),
         Arm(name="all_device", last_stages=(("device", last),), policy="final-exit"),
@@ -99,7 +107,7 @@ def compare(
     results = {}
     network = bundle.manifest.network
     measured = arms(len(network.stages), of_images=network.preparation is not None)
-    for last_stages, group in _by_deployment(measured):
+    for last_stages, group in by_deployment(measured):
         with Deployment(bundle.folder, dict(last_stages)) as deployment:
             for arm in group:
                 inputs = encoded(images, arm.form)
@@ -109,9 +117,10 @@ def compare(
     return results
 
 
-def _by_deployment(
+def by_deployment(
     all_arms: Sequence[Arm],
 ) -> Iterator[tuple[tuple[tuple[str, int], ...], list[Arm]]]:
+    """The arms that can share their processes, and the last stage of each tier there."""
     for last_stages in dict.fromkeys(arm.last_stages for arm in all_arms):
         yield last_stages, [arm for arm in all_arms if arm.last_stages == last_stages]
 
@@ -142,25 +151,29 @@ async def _measure(
 def as_json(bundle: Bundle, results: Mapping[str, ArmResult]) -> dict[str, object]:
     """The same figures as one object: bundle, tiers, overall, baselines."""
     three = results["three_tier"]
+    alone = three.alone.tiers if three.alone else {}
     return {
         "bundle": {"name": bundle.manifest.name, "network": bundle.digest}
         | {"policy": bundle.manifest.policies[0].id},
         "tiers": {
-            name: _figures_json(figures, three.alone.tiers[name])
+            name: _figures_json(figures, alone.get(name))
             for name, figures in three.run.tiers.items()
         },
-        "overall": _overall_json(three),
+        "overall": overall_json(three),
         "baselines": {
-            name: _overall_json(result) for name, result in results.items() if name != "three_tier"
+            name: overall_json(result) for name, result in results.items() if name != "three_tier"
         },
     }
 
 
-def _overall_json(result: ArmResult) -> dict[str, object]:
-    figures = _figures_json(result.run.overall, result.alone.overall)
-    return figures | {"degraded": result.run.degraded}
+def overall_json(result: ArmResult) -> dict[str, object]:
+    """An arm's figures over all tiers, with the numbers of degraded answers and of missing ones."""
+    figures = _figures_json(result.run.overall, result.alone.overall if result.alone else None)
+    return figures | {"degraded": result.run.degraded, "unanswered": result.unanswered}
 
 
-def _figures_json(together: Figures, alone: Figures) -> dict[str, object]:
+def _figures_json(together: Figures, alone: Figures | None) -> dict[str, object]:
+    if alone is None:
+        return asdict(together)
     keys = ("p50_ms", "p95_ms", "p99_ms", "bytes_up_per_sent")
     return asdict(together) | {"one_in_flight": {key: getattr(alone, key) for key in keys}}

@@ -1,4 +1,8 @@
-"""Three tiers as real processes on free ports of this machine, for demonstrations, benchmarks and tests."""
+"""Three tiers as real processes on free ports of this machine, for demonstrations, benchmarks and tests.
+
+device --> fog --> cloud                                        over loopback
+device --> link --> fog --> link --> cloud                      each link a process too, where one is asked for
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -16,6 +21,9 @@ import numpy as np
 from offramp.bundle import load_bundle
 from offramp.client import Client
 from offramp.errors import OfframpError, TierUnavailable
+from offramp.links.engines.endpoints import parse_endpoint
+from offramp.links.timeline import Timeline
+from offramp.links.validation.session import RunningLink, running_link
 
 _CONNECTED_S = 10.0
 _READY = re.compile(r"ready (\w+) listen=(\S+) metrics=(\S+)")
@@ -44,31 +52,67 @@ def start_tier(tier: str, bundle: Path, flags: Mapping[str, object]) -> RunningT
     return RunningTier(process, ready[2], ready[3])
 
 
+class LinksBetween(NamedTuple):
+    """What lies between the tiers: a timeline by the tier below it, and the engine of all of them."""
+
+    timelines: Mapping[str, Timeline]
+    engine: str
+
+
+_LOOPBACK = LinksBetween({}, "")
+
+
 class Deployment:
     """Tiers from the cloud down to the device, connected; a context manager.
 
     last_stages: by tier, how far it goes (-1: it only passes on); tiers that are left out are not started.
+    machines: by tier, the profile of the machine that it stands for.
     """
 
-    def __init__(self, bundle: Path, last_stages: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        last_stages: Mapping[str, int],
+        *,
+        between: LinksBetween = _LOOPBACK,
+        machines: Mapping[str, str] | None = None,
+    ) -> None:
         self._bundle, self._last_stages = bundle, last_stages
+        self._between, self._machines = between, machines or {}
+        self._running_links = ExitStack()
         self.tiers: dict[str, RunningTier] = {}
+        self.links: dict[str, RunningLink] = {}
 
     def __enter__(self) -> Deployment:
         above = ""
         try:
             for tier in ("cloud", "fog", "device"):
                 if tier in self._last_stages:
-                    flags: dict[str, object] = {"plan.last_stage": self._last_stages[tier]}
-                    if above:
-                        flags["uplink.address"] = above
-                    self.tiers[tier] = start_tier(tier, self._bundle, flags)
-                    above = self.tiers[tier].listen
+                    above = self._start(tier, above)
             self._wait_connected()
         except BaseException:
             self.stop()
             raise
         return self
+
+    def _start(self, tier: str, above: str) -> str:
+        """Start a tier, and first the link to the tier above; returns where the tier listens."""
+        flags: dict[str, object] = {"plan.last_stage": self._last_stages[tier]}
+        if tier in self._machines:
+            flags["tier_profile"] = self._machines[tier]
+        if above:
+            flags["uplink.address"] = self._linked(tier, above)
+        self.tiers[tier] = start_tier(tier, self._bundle, flags)
+        return self.tiers[tier].listen
+
+    def _linked(self, tier: str, above: str) -> str:
+        timeline = self._between.timelines.get(tier)
+        if timeline is None:
+            return above
+        target = parse_endpoint("uplink", above)
+        link = running_link(timeline, self._between.engine, target)
+        self.links[tier] = self._running_links.enter_context(link)
+        return str(self.links[tier].address)
 
     def _wait_connected(self) -> None:
         """Return once a sample has gone all the way: a tier is ready before its uplink is."""
@@ -95,7 +139,7 @@ class Deployment:
         return self.tiers["device"].listen
 
     def stop(self) -> None:
-        """End all tiers, the device first; one that does not end within 15 s is killed."""
+        """End all tiers, the device first, then the links; a tier that does not end within 15 s is killed."""
         for name in ("device", "fog", "cloud"):
             if name not in self.tiers:
                 continue
@@ -108,3 +152,4 @@ class Deployment:
                 process.wait()
             if process.stdout:
                 process.stdout.close()
+        self._running_links.close()
