@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import record
 from benchmarks.table import table, verdict
-from benchmarks.wire_bars import result
+from benchmarks.wire_bars import beaten, result
 from benchmarks.wire_plot import draw
 from benchmarks.wire_runs import EPOCHS, VARIANTS, Variant, taken, trained
 from benchmarks.wire_scores import Found, score
@@ -114,6 +114,13 @@ def markdown(content: dict[str, Any]) -> str:
         if below
         else f"All {len(found['above'])} codecs within a curve's range lie above it."
     )
+    lost = beaten(rows)
+    if lost:
+        remark += " An image is no larger and no less accurate than: " + ", ".join(
+            f"{codec['name']} {codec['form']} ({image['name']}, {image['form']})"
+            for codec, image in lost
+        )
+        remark += ". The images are copies that were saved as JPEG q75, so that jpeg_q75 is nearly what they are."
     about = (
         "CIFAR-10 (JPEG q75 copy), accuracy of the last exit on the 5,000 test images, first boundary (32x16x16), one "
         "sample a message, gRPC's 5 bytes included. The network without codec has "

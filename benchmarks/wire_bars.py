@@ -77,6 +77,17 @@ def above(rows: Sequence[Found]) -> list[Found]:
     return compared
 
 
+def beaten(rows: Sequence[Found]) -> list[tuple[Found, Found]]:
+    """Each form of a codec that an image beats or equals in bytes and accuracy, and the smallest such image."""
+    images = [row for row in rows if not _is_codec(row)]
+    found = []
+    for row in filter(_is_codec, rows):
+        better = [i for i in images if i["bytes"] <= row["bytes"] and i["test"] >= row["test"]]
+        if better:
+            found.append((row, min(better, key=lambda image: float(image["bytes"]))))
+    return found
+
+
 def _drop_bar(rows: Sequence[Found], plain: Found, bar: tuple[int, float], size: str) -> Found:
     most_bytes, drop_bar = bar
     best = chosen(rows, most_bytes, size)

@@ -92,6 +92,9 @@ def test_the_section_shows_every_form_and_says_what_lies_below_a_curve() -> None
     ):
         assert form in text
     assert "Below a curve: codec_160 entropy-coded (JPEG without header" in text
+    # 250 bytes at 90 %, past the curve's end for these: no curve would have said so.
+    assert "codec_480 entropy-coded (jpeg_q50, without header)" in text
+    assert "codec_224 entropy-coded (jpeg" not in text
     assert "**not reached**" in text
 
 
