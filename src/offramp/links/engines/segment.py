@@ -62,6 +62,9 @@ class Segment:
         self, open_next: Open, counted: Callable[[int], None] = lambda change: None
     ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
         def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # asyncio sends at once only where a socket was made with its protocol named; `create_server` names none.
+            handle = writer.get_extra_info("socket")
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = asyncio.get_running_loop().create_task(relay((reader, writer), open_next))
             counted(1)
             self._tasks.add(task)
