@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
 import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,3 +185,16 @@ def write_images(folder: Path, count: int) -> list[Path]:
     for path, image in zip(paths, pixels, strict=False):
         Image.fromarray(image.reshape(28, 28)).save(path)
     return paths
+
+
+def expect_data(deployment: Deployment, queries: Sequence[str], images: list[Path]) -> None:
+    """Wait until every query returns a number; images are asked about where rates have nothing to count."""
+
+    def has_data() -> bool:
+        return all(
+            any(not math.isnan(value) for _, value in deployment.series(query)) for query in queries
+        )
+
+    if not has_data():  # rates are over the last minute
+        deployment.infer(images[:100])
+        eventually(has_data, 30, f"data for {queries}")

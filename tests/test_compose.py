@@ -5,7 +5,6 @@ One deployment serves the whole module. The tests run in the order of this file:
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.composed import (
     Deployment,
     answers_of,
     eventually,
+    expect_data,
     up,
     write_images,
 )
@@ -226,15 +226,7 @@ def test_prometheus_has_the_bytes_of_every_hop(
 def test_the_query_of_every_panel_has_data(
     deployment: Deployment, answers: list[dict[str, Any]], images: list[Path], panel: Panel
 ) -> None:
-    def has_data() -> bool:
-        return all(
-            any(not math.isnan(value) for _, value in deployment.series(query))
-            for query in panel.queries
-        )
-
-    if not has_data():  # rates are over the last minute
-        deployment.infer(images[:100])
-        eventually(has_data, 30, f"data for {panel.queries}")
+    expect_data(deployment, panel.queries, images)
 
 
 def test_no_alert_fires_where_nothing_is_wrong(

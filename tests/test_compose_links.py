@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 pytest.importorskip("docker")
 
-from tests.composed import Deployment, answers_of, eventually, up, write_images
+from tests.composed import Deployment, answers_of, eventually, expect_data, up, write_images
 from tests.dashboard import Panel, is_of_a_link, panels
 
 pytestmark = pytest.mark.compose
@@ -106,15 +105,7 @@ def test_what_the_tiers_exchange_crosses_the_links(
 def test_the_query_of_every_panel_of_a_link_has_data(
     deployment: Deployment, answers: list[dict[str, Any]], images: list[Path], panel: Panel
 ) -> None:
-    def has_data() -> bool:
-        return all(
-            any(not math.isnan(value) for _, value in deployment.series(query))
-            for query in panel.queries
-        )
-
-    if not has_data():  # rates are over the last minute
-        deployment.infer(images[:100])
-        eventually(has_data, 30, f"data for {panel.queries}")
+    expect_data(deployment, panel.queries, images)
 
 
 def test_a_profile_switched_under_load_loses_no_request_and_shows_in_the_metrics(
