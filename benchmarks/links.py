@@ -22,14 +22,16 @@ import grpc
 import numpy as np
 
 from benchmarks import record
+from offramp.links import probing
 from offramp.links.compiling import compile_profile
 from offramp.links.engines.choosing import choose
 from offramp.links.engines.endpoints import Endpoint
 from offramp.links.engines.frames import payload_share, wire_bytes
 from offramp.links.profile import load_profile
+from offramp.links.running import running_link
 from offramp.links.timeline import Direction, State, Timeline
-from offramp.links.validation import checks, probing
-from offramp.links.validation.session import running_link, validate
+from offramp.links.validation import checks
+from offramp.links.validation.session import validate
 
 _PROFILES = ("lte", "5g-nsa-mid", "5g-mmwave-drive", "wan-region")
 _HELD_TO_MBIT = {"packet": 300.0, "stream": 1000.0}
@@ -90,7 +92,7 @@ def _rates(engine: str) -> list[dict[str, Any]]:
     mbit = _HELD_TO_MBIT.get(engine, 300.0)
     peer = probing.Peer()
     try:
-        timeline = _steady(mbit, int(mbit * 125 * 4 * _ONE_WAY_MS))
+        timeline = _steady(mbit, int(mbit * 125 * 2 * _ONE_WAY_MS))
         with running_link(timeline, engine, peer.endpoint) as link:
             share = payload_share(link.status["mtu"])
             return [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,33 @@ from offramp.bundle import (
 from offramp.data import cifar10
 from offramp.exits import ExitPolicy, ExitSetting
 from offramp.wire import TensorSpec
+
+# --- coroutines as tests ------------------------------------------------------------------------
+
+MOST_S = 60.0  # of one test, before it counts as hung
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine test on a loop of its own, and fail it for what the loop had to complain of."""
+    test: Callable[..., Any] = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
+    complaints: list[str] = []
+
+    def complain(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # gRPC's poller of another loop may find that loop's wake-up already read (grpc issue 36253).
+        if not isinstance(context.get("exception"), BlockingIOError):
+            complaints.append(f"{context['message']}: {context.get('exception')!r}")
+
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_exception_handler(complain)
+        runner.run(asyncio.wait_for(test(**arguments), MOST_S))
+        gc.collect()  # an error that nobody looked at is reported when its task goes
+    assert complaints == []
+    return True
+
 
 # --- containers ---------------------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ from offramp.bundle import load_bundle
 from offramp.client import Client
 from offramp.errors import OfframpError, TierUnavailable
 from offramp.links.engines.endpoints import parse_endpoint
+from offramp.links.running import RunningLink, running_link
 from offramp.links.timeline import Timeline
-from offramp.links.validation.session import RunningLink, running_link
 
 _CONNECTED_S = 10.0
 _READY = re.compile(r"ready (\w+) listen=(\S+) metrics=(\S+)")

@@ -21,6 +21,7 @@ from offramp.links.engines.choosing import Engine, Name, build
 from offramp.links.engines.endpoints import Endpoint
 from offramp.links.engines.link import WAYS, Row
 from offramp.links.metrics import LinkMetrics
+from offramp.links.own_delay import measure_own_delay_s
 from offramp.links.timeline import State, Timeline, read_timeline
 from offramp.telemetry import Exposition
 
@@ -50,6 +51,7 @@ class Emulator:
         self._control = ControlServer(settings.control, self.obey) if settings.control else None
         self._exposition: Exposition | None = None
         self.address = settings.listen
+        self._own_delay_s = 0.0
         try:
             self.engine: Engine = build(
                 settings.engine, timeline, settings.listen, settings.target, self.metrics
@@ -59,6 +61,9 @@ class Emulator:
 
     async def start(self) -> None:
         """Let traffic through. Raises InvalidSettings naming what cannot be had."""
+        self._own_delay_s = await measure_own_delay_s(self._settings.engine)
+        self.engine.link.allow_for(self._own_delay_s)
+        self.metrics.made_up_for(self._own_delay_s)
         try:
             self.address = await self.engine.start()
         except OSError as exc:
@@ -82,9 +87,10 @@ class Emulator:
         link = self.engine.link
         self.metrics.watch(link, self.engine.name, self.engine.facts()["congestion"])
         logger.info(
-            "%s (%s, seed %d) from %s to %s by engine %s: %s",
+            "%s (%s, seed %d) from %s to %s by engine %s, its own delay of %.2f ms made up for: %s",
             *(link.timeline.name, link.timeline.kind, link.timeline.seed),
-            *(self.address, self._settings.target, self.engine.name, self.engine.facts()),
+            *(self.address, self._settings.target, self.engine.name, 1e3 * self._own_delay_s),
+            self.engine.facts(),
         )
         for way in WAYS:
             if link.is_clipped(way):
@@ -130,6 +136,7 @@ class Emulator:
             "profile": link.timeline.name,
             "kind": link.timeline.kind,
             "seed": link.timeline.seed,
+            "own_delay_ms": round(1e3 * self._own_delay_s, 3),
             "limit_mbit": link.limit_mbit if link.limit_mbit < inf else None,
             "clipped": [way for way in WAYS if link.is_clipped(way)],
             "origin_s": link.origin_s,

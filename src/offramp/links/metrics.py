@@ -48,6 +48,11 @@ class LinkMetrics:
             ("engine", "profile", "kind", "congestion"),
             registry=self.registry,
         )
+        self._own_delay = Gauge(
+            "offramp_link_own_delay_seconds",
+            "What the engine takes one way, measured at the start and left out of each delay.",
+            registry=self.registry,
+        )
         self._clipped = self._by_way(Gauge, "clipped", "1: rates above the engine's limit.")
         self._queue = self._by_way(Gauge, "queue_bytes", "What waits for the rate.")
         self._delay = self._by_way(Gauge, "delay_seconds", "The one-way delay in force.")
@@ -74,6 +79,10 @@ class LinkMetrics:
         self._connections.inc(change)
 
     # --- what is in force ----------------------------------------------------------------------
+
+    def made_up_for(self, own_delay_s: float) -> None:
+        """What the engine itself takes, one way."""
+        self._own_delay.set(own_delay_s)
 
     def watch(self, link: Link[Any], engine: str, congestion: str) -> None:
         """Say from now on what this link has in force; again after every change."""

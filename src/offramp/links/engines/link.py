@@ -133,6 +133,11 @@ class Link(Generic[Item]):
         """End a cut."""
         self.cut(now_s, -inf)
 
+    def allow_for(self, own_delay_s: float) -> None:
+        """So much of each delay is the engine's own work."""
+        for pipe in self.pipes.values():
+            pipe.own_delay_s = own_delay_s
+
     def cut_until_s(self, now_s: float) -> float | None:
         """When the cut in force ends (inf: when it is restored); None: there is none."""
         return self._cut.until_s if self._cut.until_s > now_s else None

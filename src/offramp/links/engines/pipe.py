@@ -9,6 +9,9 @@ comes out at the row's end, the backlog after it at the rate.
 
 The backlog is bounded here and nowhere else: bytes on their way are the link's, and to count them would
 cap the throughput below the product of bandwidth and delay.
+
+What the engine itself takes, from reading a packet to its being read on the other side, is a part of the delay:
+own_delay_s is left out of it.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class Pipe(Generic[Item]):
 
     def __init__(self, curve: Curve, queue_bytes: int) -> None:
         self._curve, self._queue_bytes = curve, queue_bytes
+        self.own_delay_s = 0.0
         self._entries: deque[_Entry[Item]] = deque()
         self._end = 0.0  # the position up to which the curve is spoken for
         self._last_arrival_s = -inf
@@ -83,7 +87,7 @@ class Pipe(Generic[Item]):
         if leaves_s == inf:
             return inf
         leaves_s = max(now_s, leaves_s)  # `when` undoes `served` up to rounding
-        return leaves_s + self._curve.delay_s(leaves_s)
+        return leaves_s + max(0.0, self._curve.delay_s(leaves_s) - self.own_delay_s)
 
     def next_due_s(self) -> float:
         """When the next item is to be released; inf: not before something changes."""

@@ -6,24 +6,18 @@ bare path -> start the link -> delays -> rates -> holds -> calls over holds -> (
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from offramp.errors import InvalidInput, TierUnavailable
-from offramp.links.control import ask
-from offramp.links.engines.endpoints import Endpoint, parse_endpoint
+from offramp.links import probing
 from offramp.links.engines.frames import HEADERS_BYTES, payload_share
+from offramp.links.running import RunningLink, running_link
 from offramp.links.timeline import State, Timeline
-from offramp.links.validation import checks, datagrams, probing, rehearsals
+from offramp.links.validation import checks, datagrams, rehearsals
 from offramp.links.validation.checks import Check
 
 _HOLDS_S = (0.1, 0.3, 1.0)
@@ -33,8 +27,7 @@ _CALL_BYTES = 150_000
 _BULK_S = 3.0
 _LOSS_S, _DATAGRAMS_PER_S = 10.0, 2000.0
 _BARE_PROBES, _BARE_S = 500, 4.0
-_PROBE_BYTES = 64
-_START_S = 20.0
+_PROBE_BYTES, _CONNECTIONS = 64, 8
 
 
 @dataclass(slots=True)
@@ -84,7 +77,9 @@ def validate(
                 name: link.status[name]
                 for name in ("engine", "profile", "kind", "seed", "mtu", "congestion")
             }
-            report.facts |= {name: link.status[name] for name in ("limit_mbit", "clipped")}
+            report.facts |= {
+                name: link.status[name] for name in ("own_delay_ms", "limit_mbit", "clipped")
+            }
             tell("round trips")
             report.checks += _round_trips(link, timeline, probes, seconds, bare_s)
             for percent in (50, 95):
@@ -100,60 +95,12 @@ def validate(
     return report
 
 
-class RunningLink:
-    """A link that runs in another process."""
-
-    def __init__(self, control: str, folder: Path) -> None:
-        self._control, self._folder = control, folder
-        self.status = ask(control, {"do": "status"})
-        self.address: Endpoint = parse_endpoint("listen", self.status["listen"])
-
-    def put(self, timeline: Timeline) -> float:
-        """Put another timeline in force; returns when its first row started, on the monotonic clock."""
-        path = self._folder / "rehearsal.csv"
-        timeline.write(path)
-        self.status = ask(self._control, {"do": "timeline", "timeline": str(path)})
-        return float(self.status["origin_s"])
-
-
-@contextmanager
-def running_link(timeline: Timeline, engine: str, target: Endpoint) -> Iterator[RunningLink]:
-    """A link to the target in a process of its own. Raises TierUnavailable where it does not start."""
-    with tempfile.TemporaryDirectory(prefix="offramp-link-") as name:
-        folder = Path(name)
-        control, file = f"{name}/control", folder / "timeline.csv"
-        timeline.write(file)
-        flags = {"timeline": file, "listen": "127.0.0.1:0", "target": target, "engine": engine}
-        command = [sys.executable, "-m", "offramp.cli", "link", "run", "--control", control]
-        for flag, value in flags.items():
-            command += [f"--{flag}", str(value)]
-        with (folder / "log").open("w+") as log:
-            process = subprocess.Popen(command, stderr=log)  # noqa: S603
-            try:
-                yield _started(process, control, folder)
-            finally:
-                process.terminate()
-                process.wait()
-
-
-def _started(process: subprocess.Popen[bytes], control: str, folder: Path) -> RunningLink:
-    deadline_s = time.monotonic() + _START_S
-    while process.poll() is None and time.monotonic() < deadline_s:
-        try:
-            return RunningLink(control, folder)
-        except InvalidInput:
-            time.sleep(0.1)
-    said = (folder / "log").read_text().strip().splitlines()
-    last = said[-1].removeprefix("offramp: ") if said else "it said nothing"
-    raise TierUnavailable("unreachable", f"the link did not start: {last}")
-
-
 def _round_trips(
     link: RunningLink, timeline: Timeline, probes: int, seconds: float, bare_s: Any
 ) -> list[Check]:
     shaped = rehearsals.delays_only(timeline)
     origin_s = link.put(shaped)
-    sent, turned, back = probing.round_trips(link.address, probes, seconds)
+    sent, turned, back = probing.round_trips(link.address, probes, seconds, _CONNECTIONS)
     rows_s = rehearsals.rows_round_trip_s(shaped, origin_s, sent, turned)
     limit = link.status["limit_mbit"] or float("inf")
     for way in (shaped.up, shaped.down):

@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import numpy as np
 
@@ -135,26 +135,41 @@ def _connect(address: Endpoint, purpose: bytes) -> socket.socket:
     return connection
 
 
-def round_trips(address: Endpoint, count: int, seconds: float) -> tuple[Floats, Floats, Floats]:
-    """When `count` probes, evenly over so many seconds, were sent, turned and back: (count,) each."""
-    found: list[tuple[float, float, float]] = []
-    with _connect(address, b"E") as connection:
-        connection.sendall(_MESSAGE.pack(0, 0))  # the connection is open once this is back
-        _read(connection, _MESSAGE.size)
+def round_trips(
+    address: Endpoint, count: int, seconds: float, connections: int = 1
+) -> tuple[Floats, Floats, Floats]:
+    """When `count` probes, evenly over so many seconds, were sent, turned and back: (count,) each, as sent.
 
-        def receive() -> None:
-            for _ in range(count):
+    They take the connections in turn: on one alone, probes that follow a late one wait for it and for its
+    acknowledgement, which is TCP's and not the link's.
+    """
+    found: list[tuple[float, float, float]] = []
+    with ExitStack() as stack:
+        opened = [stack.enter_context(_connect(address, b"E")) for _ in range(connections)]
+        for connection in opened:
+            connection.sendall(_MESSAGE.pack(0, 0))  # the connection is open once this is back
+            _read(connection, _MESSAGE.size)
+
+        def receive(connection: socket.socket, expected: int) -> None:
+            for _ in range(expected):
                 sent_s, turned_s = _MESSAGE.unpack(_read(connection, _MESSAGE.size))
                 found.append((sent_s, turned_s, time.monotonic()))
 
-        receiver = threading.Thread(target=receive, daemon=True)
-        receiver.start()
+        receivers = [
+            threading.Thread(
+                target=receive, args=(one, len(range(index, count, connections))), daemon=True
+            )
+            for index, one in enumerate(opened)
+        ]
+        for receiver in receivers:
+            receiver.start()
         start_s = time.monotonic()
         for index in range(count):
             _sleep_until(start_s + index * seconds / count)
-            connection.sendall(_MESSAGE.pack(time.monotonic(), 0))
-        receiver.join(_TIMEOUT_S)
-    sent, turned, back = np.array(found, float).reshape(-1, 3).T
+            opened[index % connections].sendall(_MESSAGE.pack(time.monotonic(), 0))
+        for receiver in receivers:
+            receiver.join(_TIMEOUT_S)
+    sent, turned, back = np.array(sorted(found), float).reshape(-1, 3).T
     return sent, turned, back
 
 
