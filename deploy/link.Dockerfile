@@ -1,6 +1,6 @@
 # A link between two tiers as an image:  docker build -f deploy/link.Dockerfile -t offramp-link .
 #
-# As the tiers' Dockerfiles, which say why each step is there; it adds the extra `links` and has no port or setting of its
+# As the tiers' Dockerfiles, which say why each step is there; it has no port or setting of its
 # own: `docker-compose.yml` names profile, addresses and engine.
 
 ARG BASE=python:3.11-slim-bookworm

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.compose
 
 LINKS = ("link-device-fog", "link-fog-cloud")
 FIRST, SECOND = "wifi6", "5g-nsa-mid"  # of the link between device and fog
+MACHINE = "raspberry-pi-5"  # stands in for the device
 IMAGES = 300
 
 
@@ -36,7 +37,8 @@ def deployment(
     override = tmp_path_factory.mktemp("compose") / "reserve.yml"
     override.write_text(RESERVE)
     files = f"docker-compose.yml:{override}"
-    with up(docker_engine, "emulation", LINK_DEVICE_FOG=FIRST, COMPOSE_FILE=files) as deployment:
+    settings = {"LINK_DEVICE_FOG": FIRST, "MACHINE_DEVICE": MACHINE, "COMPOSE_FILE": files}
+    with up(docker_engine, "emulation", **settings) as deployment:
         yield deployment
 
 
@@ -99,6 +101,14 @@ def test_what_the_tiers_exchange_crosses_the_links(
         )
 
     eventually(crossed, 30, "the links count more than the tiers sent: HTTP/2 comes on top")
+
+
+def test_the_device_stands_for_a_machine_and_says_so(
+    deployment: Deployment, answers: list[dict[str, Any]]
+) -> None:
+    found = deployment.series("offramp_tier_profile_info")
+    profiles = {series.labels["tier"]: series.labels["profile"] for series in found}
+    assert profiles["device"] == MACHINE
 
 
 @pytest.mark.parametrize("panel", [p for p in panels() if is_of_a_link(p)], ids=str)
