@@ -20,7 +20,9 @@ from offramp.links.engines.link import Drop, Way
 from offramp.links.timeline import Direction, State, Timeline
 
 _DELAY_MS, _MBIT, _QUEUE_BYTES = 3.0, 100.0, 1_000_000
-_PROBES, _SECONDS = 200, 0.6  # the first half lets the engine's timers learn how late they are
+# Apart enough for a processor to fall asleep in between, as it does when a device asks 50 times a second. The first
+# half lets the engine's timers learn how late they are.
+_PROBES, _SECONDS = 100, 1.2
 _MOST_S = 0.001  # more is a machine that has no time for a link, and says so by its lateness
 
 
