@@ -51,6 +51,7 @@ def _section(
 SECTIONS = (
     _section("Three tiers on Fashion-MNIST", "tiers"),
     _section("Over emulated links", "profiles", module="profiles_table", also="profiles_*"),
+    _section("The links' engines", "links"),
     _section("The certificate", "certificate", module="certificate_table", also="certificate_*"),
     _section("Compute saved on CIFAR-10 (JPEG q75 copy)", "compute", module="compute_table"),
     _section("A published ResNet-56", "published"),
