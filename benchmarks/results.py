@@ -60,6 +60,7 @@ SECTIONS = (
     _section("Imagenette at 224 pixels", "imagenette", module="imagenette.report"),
     _section("Parity of the shipped bundle", "parity"),
     _section("Parity of other networks", "parity_zoo", "parity --zoo"),
+    _section("int8 stages", "int8"),
     _section("Footprint", "footprint"),
 )
 

@@ -146,7 +146,7 @@ async def test_a_fault_in_decoding_one_payload_is_of_that_sample_alone(scores: P
         )
         for k, one in enumerate(payloads)
     ]
-    sound, faulty = run_stage(StageRunner(bundle, [0], threads=1), bundle.manifest, 0, batch)
+    sound, faulty = run_stage(StageRunner(bundle, [0]), bundle.manifest, 0, batch)
     assert sound is None
     assert isinstance(faulty, AttributeError)
     assert batch[0].best is not None

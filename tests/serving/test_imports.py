@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "onnx", "onnxscript", "lightning", "matplotlib", "rich", "pandas", "scipy")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "lightning",
+    "matplotlib",
+    "rich",
+    "pandas",
+    "scipy",
+    "onnxruntime.quantization",
+)
 
 
 @pytest.mark.parametrize("tier", ["device", "fog", "cloud"])

@@ -71,7 +71,10 @@ class Boundary(BaseModel):
 
 
 class Stage(BaseModel):
-    """One ONNX file: a boundary's tensors in, logits, gate and the next boundary's tensors out."""
+    """One ONNX file: a boundary's tensors in, logits, gate and the next boundary's tensors out.
+
+    arithmetic: int8 where that is what most of its layers compute in; its tensors are the same.
+    """
 
     model_config = _STRICT
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.onnx$")]
@@ -79,6 +82,9 @@ class Stage(BaseModel):
     logits: str
     # (N,) float32, before the sigmoid; None: the exit has no learned gate, and the digest no such key
     gate: str | None = Field(default=None, exclude_if=lambda gate: gate is None)
+    arithmetic: Literal["float32", "int8"] = Field(
+        default="float32", exclude_if=lambda arithmetic: arithmetic == "float32"
+    )
 
 
 class Network(BaseModel):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from offramp.bundle.drafting import drafted
 from offramp.bundle.loading import MANIFEST, SUMS, Bundle, load_bundle, write_manifest
 from offramp.bundle.manifest import Manifest
 from offramp.errors import InvalidBundle, InvalidInput
@@ -110,12 +111,7 @@ def _replace(bundle: Bundle, manifest: Manifest) -> None:
 def _copy(bundle: Bundle, manifest: Manifest, out: Path) -> None:
     if out.is_relative_to(bundle.folder.resolve()):
         raise InvalidInput("--out", f"{out} lies in the bundle itself")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidInput("--out", f"{out} is not empty")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        draft = Path(temporary, out.name)
-        shutil.copytree(bundle.folder, draft)
+    with drafted(out) as draft:
+        shutil.copytree(bundle.folder, draft, dirs_exist_ok=True)
         write_manifest(draft, manifest)
         load_bundle(draft)
-        draft.rename(out)

@@ -12,7 +12,18 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from offramp.cli import bundle, calibrate, demo, evaluate, export, infer, link, place, train
+from offramp.cli import (
+    bundle,
+    calibrate,
+    demo,
+    evaluate,
+    export,
+    infer,
+    link,
+    place,
+    quantize,
+    train,
+)
 from offramp.errors import BundleMismatch, InvalidInput, OfframpError
 
 
@@ -23,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=version("offramp"))
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for verb in (place, train, export, bundle, calibrate, evaluate, infer, demo, link):
+    for verb in (place, train, export, quantize, bundle, calibrate, evaluate, infer, demo, link):
         verb.add(verbs)
     arguments = parser.parse_args(argv)
     try:

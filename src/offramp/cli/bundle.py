@@ -53,7 +53,7 @@ def _table(bundle: Bundle) -> list[str]:
         f"network  {bundle.digest}",
         f"classes  {', '.join(network.classes)}",
         "",
-        "stage  here  boundary                       bytes   MFLOPs  parameters",
+        "stage  here  boundary                       bytes   MFLOPs  parameters  arithmetic",
     ]
     for k, (boundary, cost) in enumerate(zip(network.boundaries, manifest.costs, strict=True)):
         tensors = " + ".join(
@@ -63,7 +63,8 @@ def _table(bundle: Bundle) -> list[str]:
         parameters = cost.parameters + cost.head_parameters + cost.codec_parameters
         lines.append(
             f"{k:<5}  {'yes' if k in bundle.held else 'no':<4}  {tensors:<28}  "
-            f"{boundary.size_bytes:>6}  {flops / 1e6:>7.1f}  {parameters:>10,}"
+            f"{boundary.size_bytes:>6}  {flops / 1e6:>7.1f}  {parameters:>10,}  "
+            f"{network.stages[k].arithmetic}"
         )
     for policy in manifest.policies:
         lines += ["", f"policy   {policy.name}  {policy.id}", f"  {_kind(policy)}"]

@@ -14,15 +14,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from offramp.bundle import Bundle, Manifest, load_bundle
 from offramp.bundle.rewriting import rewrite, with_policy
-from offramp.data import hold_out
-from offramp.data.unseen import Unseen, from_file, held_out
+from offramp.cli.samples import add_samples, samples_of
+from offramp.data.unseen import FIT_SHARE, SPLIT_SEED, Parts, Unseen
 from offramp.errors import InvalidInput
 from offramp.evaluation.calibration import Form, never_early
 from offramp.evaluation.goals import Budget, Reached, RiskBound
@@ -76,30 +73,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--name", help="the policy's (default: certified, or budget)")
     parser.add_argument("--out", type=Path, metavar="NEW", help="a new folder (default: in place)")
     parser.add_argument("--json", action="store_true", help="the result for machines")
-    _add_samples(parser)
+    samples = add_samples(parser)
+    samples.add_argument(
+        "--fit-share", type=float, default=FIT_SHARE, metavar="SHARE", help="default: %(default)s"
+    )
+    samples.add_argument(
+        "--seed", type=int, default=SPLIT_SEED, help="of the split (default: %(default)s)"
+    )
     parser.set_defaults(run=run)
-
-
-def _add_samples(parser: argparse.ArgumentParser) -> None:
-    samples = parser.add_argument_group(
-        "samples", "By default the part of the training data that was held out."
-    )
-    samples.add_argument("--data", metavar="NAME", help="the data set, as its recipe calls it")
-    samples.add_argument("--folder", type=Path, help="where the data set's files lie")
-    samples.add_argument(
-        "--images", type=Path, metavar="FILE", help="others: an .npz of x and, where known, y"
-    )
-    samples.add_argument(
-        "--fit-share", type=float, default=0.5, metavar="SHARE", help="default: %(default)s"
-    )
-    samples.add_argument("--seed", type=int, default=1, help="of the split (default: %(default)s)")
-
-
-class _Parts(NamedTuple):
-    """Places among the samples, drawn apart by a seed: those to fit on, those to check on."""
-
-    fit: NDArray[np.int64]
-    check: NDArray[np.int64]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,11 +93,10 @@ def run(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.bundle)
     if len(bundle.manifest.network.stages) == 1:
         raise InvalidInput(str(args.bundle), "has no early exits, and so no thresholds to find")
-    unseen = _unseen(args, bundle)
+    unseen = samples_of(args, bundle)
     _check_form(args, bundle, unseen)
-    check, fit = hold_out(len(unseen), args.fit_share, args.seed)
-    parts = _Parts(fit, check)
-    goal.check(len(check), len(unseen), labelled=unseen.labels is not None)
+    parts = unseen.split(args.fit_share, args.seed)
+    goal.check(len(parts.check), len(unseen), labelled=unseen.labels is not None)
     reached, whole = _reached(args, goal, bundle, unseen, parts)
     certificate = _certificate(goal, reached, bundle, unseen, parts)
     record = _record(args, reached, unseen, parts, whole)
@@ -161,20 +141,12 @@ def _check_form(args: argparse.Namespace, bundle: Bundle, unseen: Unseen) -> Non
         raise InvalidInput("--learned-weights", f"weights are of combined exits, and need {lacks}")
 
 
-def _unseen(args: argparse.Namespace, bundle: Bundle) -> Unseen:
-    if args.images is None:
-        return held_out(bundle, args.data, args.folder)
-    if args.data is not None:
-        raise InvalidInput("--images", "given beside --data; they say two sources of samples")
-    return from_file(bundle, args.images, args.folder)
-
-
 def _reached(
     args: argparse.Namespace,
     goal: RiskBound | Budget,
     bundle: Bundle,
     unseen: Unseen,
-    parts: _Parts,
+    parts: Parts,
 ) -> tuple[Reached, float]:
     """What the goal came to, and the whole that a cost is a share of."""
     classes = len(bundle.manifest.network.classes)
@@ -199,7 +171,7 @@ def _reached(
 
 
 def _certificate(
-    goal: RiskBound | Budget, reached: Reached, bundle: Bundle, unseen: Unseen, parts: _Parts
+    goal: RiskBound | Budget, reached: Reached, bundle: Bundle, unseen: Unseen, parts: Parts
 ) -> Certificate | None:
     if isinstance(goal, Budget) or not reached.is_met:
         return None
@@ -221,7 +193,7 @@ def _certificate(
 
 
 def _record(
-    args: argparse.Namespace, reached: Reached, unseen: Unseen, parts: _Parts, whole: float
+    args: argparse.Namespace, reached: Reached, unseen: Unseen, parts: Parts, whole: float
 ) -> dict[str, Any]:
     """What the provenance says of this calibration."""
     return {

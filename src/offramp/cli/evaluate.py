@@ -20,6 +20,7 @@ from offramp import data
 from offramp.bundle import Bundle, load_bundle
 from offramp.data.unseen import Unseen, compare, from_file, held_out, was_made_on
 from offramp.errors import InvalidInput
+from offramp.evaluation.beside import beside
 from offramp.evaluation.cache import CACHE, check_inputs
 from offramp.evaluation.costs import flops_of_codecs
 from offramp.evaluation.report import Evaluation, Labelled, evaluate
@@ -63,6 +64,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="measure the first N images through three real processes as well",
     )
     parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="BUNDLE",
+        help="another bundle of the same exits, such as the float32 one of an int8 one: their "
+        "accuracies, and their stages timed in turn",
+    )
+    parser.add_argument(
         "--cache", type=Path, metavar="DIR", help=f"where logits are kept (default: {CACHE})"
     )
     parser.set_defaults(run=run)
@@ -76,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInput("evaluate", f"needs the extra `demo` ({exc.name} is missing)") from exc
     _check_outputs(arguments)
     bundle = load_bundle(arguments.bundle)
+    other = load_bundle(arguments.beside) if arguments.beside else None
     if arguments.deploy and not all(map(bundle.manifest.policy, _BASELINE_POLICIES)):
         raise InvalidInput("--deploy", f"needs the policies {' and '.join(_BASELINE_POLICIES)}")
     policies = _policies(bundle, arguments.policy)
@@ -93,6 +102,10 @@ def run(arguments: argparse.Namespace) -> int:
             watch=watching.saw,
         )
     figures = _figures(bundle, source, curve, found)
+    if other is not None:
+        samples = _labelled(source)
+        pair = beside(bundle, other, samples.samples, samples.labels, cache=arguments.cache)
+        figures["beside"] = asdict(pair)
     if arguments.deploy:
         figures["deployment"] = _deployed(bundle, _labelled(source), arguments.deploy)
     if arguments.json != "-":

@@ -53,6 +53,8 @@ def show(figures: Mapping[str, Any]) -> None:
     console.print(_leaving(figures))
     if figures["certificates"]:
         console.print(_certificates(figures))
+    if "beside" in figures:
+        console.print(_beside(figures["beside"]))
     if "deployment" in figures:
         console.print(_deployment(figures["deployment"]))
     for note in figures["notes"].values():
@@ -141,6 +143,23 @@ def _certificates(figures: Mapping[str, Any]) -> Table:
             f"{certificate['samples']:,}",
             percent(found["measured"]),
             found["verdict"] + ("" if found["is_independent"] else ", no check"),
+        )
+    return table
+
+
+def _beside(pair: Mapping[str, Any]) -> Table:
+    other = pair["other"]
+    title = f"Beside {other}, network {pair['other_network'][:12]}: exits alone, stages in turn at batch 1"
+    headings = ("accuracy, %", "its", "same label, %", "stage p50, ms", "its", "kB", "its")
+    table = _table(title, "exit", *headings)
+    for k, found in enumerate(pair["exits"]):
+        table.add_row(
+            str(k),
+            percent(found["accuracy"]),
+            percent(found["other_accuracy"]),
+            f"{100 * found['agreement']:.2f}",
+            *(f"{found[key]['p50_ms']:.3f}" for key in ("time", "other_time")),
+            *(f"{found[key] / 1e3:,.0f}" for key in ("size_bytes", "other_size_bytes")),
         )
     return table
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
+from offramp.bundle.drafting import check_new
 from offramp.cli.extra import needs_extra
+from offramp.cli.quantize import add_int8, quantize
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,6 +40,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="where the data set's files lie"
     )
+    parser.add_argument(
+        "--quantize",
+        action="store_true",
+        help="put an int8 bundle there instead (for both: export, then `offramp quantize`)",
+    )
+    add_int8(parser.add_argument_group("of --quantize"))
     parser.set_defaults(run=run)
 
 
@@ -44,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Export; print what the default policy gives on the images held out."""
     with needs_extra("export", "train"):
         from offramp.data.fingerprints import TRAINED_ON
+        from offramp.data.unseen import held_out as held_out_of
         from offramp.export.bundle import Exporting, write_bundle
         from offramp.training import open_run
         from offramp.training.run import held_out
@@ -58,6 +68,11 @@ def run(args: argparse.Namespace) -> int:
         trained_on=trained_on if trained_on.exists() else None,
     )
     held = held_out(trained.recipe, args.data)
+    if args.quantize:
+        check_new(args.out)
+        with tempfile.TemporaryDirectory() as folder:
+            source = write_bundle(trained.network, Path(folder, "float32"), held, exporting)
+            return quantize(args, source, held_out_of(source, None, args.data))
     bundle = write_bundle(trained.network, args.out, held, exporting)
     fitted = bundle.manifest.provenance["export"]["calibration"]["thresholds"]
     shares = ", ".join(f"{share:.1%}" for share in fitted["exit_shares"])

@@ -1,6 +1,7 @@
-"""What a network was trained on, in 6 bytes a sample: enough to find a sample again, not to show it.
+"""What a network has seen, in 6 bytes a sample: enough to find a sample again, not to show it.
 
     samples --SHA-256 of each one's bytes, first 6--> sorted, each once --> RUN/trained_on.bin
+                                                                            BUNDLE/quantised_on.bin
 
 Two different samples share a fingerprint by chance once in 2**48 pairs: one in a million comparisons of 6,000 samples
 with 54,000. Samples are compared to the byte; a re-encoded image is another sample.
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from offramp.errors import InvalidInput
 
 TRAINED_ON: Final = "trained_on.bin"
+QUANTISED_ON: Final = "quantised_on.bin"
 _WIDTH = 6
 
 Fingerprints = NDArray[np.uint64]
@@ -37,8 +39,13 @@ def packed(found: Fingerprints) -> bytes:
 
 def write_trained_on(folder: Path, samples: NDArray[Any]) -> str:
     """Write the fingerprints of what was trained on into a folder; the file's SHA-256 (hex)."""
+    return write_fingerprints(folder / TRAINED_ON, samples)
+
+
+def write_fingerprints(path: Path, samples: NDArray[Any]) -> str:
+    """Write the fingerprints of samples into a file; its SHA-256 (hex)."""
     content = packed(fingerprints(samples))
-    (folder / TRAINED_ON).write_bytes(content)
+    path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 

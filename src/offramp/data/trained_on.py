@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from offramp import data
 from offramp.bundle import Bundle, Manifest
 from offramp.data import ImageSet, reencode
-from offramp.data.fingerprints import TRAINED_ON, Fingerprints, fingerprints, unpacked
+from offramp.data.fingerprints import QUANTISED_ON, TRAINED_ON, Fingerprints, fingerprints, unpacked
 from offramp.errors import InvalidBundle, InvalidInput
 from offramp.exits.certificate import Compared
 
@@ -101,8 +101,26 @@ def listed_by(bundle: Bundle) -> Fingerprints | None:
     about = bundle.manifest.provenance.get("data")
     digest = about.get("fingerprints") if isinstance(about, dict) else None
     path = bundle.folder / TRAINED_ON
-    if digest is None or not path.exists():
-        return None
+    return _listed(path, str(digest)) if digest is not None and path.exists() else None
+
+
+def quantised_by(bundle: Bundle) -> Fingerprints:
+    """What decided how the stages are computed in int8; nothing where they are not.
+
+    Raises InvalidBundle where its list is not here, or is not the provenance's.
+    """
+    about = bundle.manifest.provenance.get("quantisation")
+    if about is None:
+        return np.zeros(0, np.uint64)
+    try:
+        digest = str(about["data"]["fingerprints"])
+    except (KeyError, TypeError) as exc:
+        text = "does not say what decided it, so that no sample is known to be unseen"
+        raise InvalidBundle("provenance.quantisation", text) from exc
+    return _listed(bundle.folder / QUANTISED_ON, digest)
+
+
+def _listed(path: Path, digest: str) -> Fingerprints:
     try:
         content = path.read_bytes()
     except OSError as exc:

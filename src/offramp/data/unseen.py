@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,27 @@ from numpy.typing import NDArray
 from offramp import data
 from offramp.bundle import Bundle, Manifest
 from offramp.data.fingerprints import TRAINED_ON, fingerprints
-from offramp.data.trained_on import as_trained_on, listed_by, seen_by, split_of, trained_by
+from offramp.data.images import hold_out
+from offramp.data.trained_on import (
+    as_trained_on,
+    listed_by,
+    quantised_by,
+    seen_by,
+    split_of,
+    trained_by,
+)
 from offramp.errors import InvalidBundle, InvalidInput
 from offramp.exits.certificate import Certificate, Compared
 
+FIT_SHARE, SPLIT_SEED = 0.5, 1  # of a split, unless another is asked for
 _BROKEN = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
+
+
+class Parts(NamedTuple):
+    """Places among samples: those to fit on, those to check on."""
+
+    fit: NDArray[np.int64]
+    check: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +52,8 @@ class Unseen:
 
     labels: (N,) or None where they are not known; rows: (N,) their places in the source; sha256: by
     file, of the source; left_out: how many were identical to samples trained on or to an earlier
-    one of their own; compared: what showed that none of them was trained on.
+    one of their own; compared: what showed that none of them was trained on; decided: (N,) which of
+    them decided how the stages are computed in int8, None of a network that is not.
     """
 
     name: str
@@ -46,6 +63,7 @@ class Unseen:
     sha256: dict[str, str]
     left_out: int = 0
     compared: Compared = "not checked"
+    decided: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -57,7 +75,19 @@ class Unseen:
             samples=self.samples[places],
             labels=None if self.labels is None else self.labels[places],
             rows=self.rows[places],
+            decided=None if self.decided is None else self.decided[places],
         )
+
+    def split(self, fit_share: float = FIT_SHARE, seed: int = SPLIT_SEED) -> Parts:
+        """Places among the samples, sorted and drawn apart by a seed: those to fit on, those to check on.
+
+        What decided the network's own numbers cannot check it, and is to fit on whatever the seed.
+        """
+        check, fit = hold_out(len(self), fit_share, seed)
+        if self.decided is None:
+            return Parts(fit, check)
+        decided = self.decided[check]
+        return Parts(np.sort(np.concatenate([fit, check[decided]])), check[~decided])
 
     def without_copies(self) -> Unseen:
         """The first of every sample."""
@@ -100,6 +130,7 @@ def held_out(bundle: Bundle, name: str | None = None, folder: Path | None = None
         sha256=held.sha256,
         left_out=int(twins.sum()),
         compared="split of the provenance" if listed is None else TRAINED_ON,
+        decided=_decided(bundle, held.images),
     )
     return unseen.take(~twins).without_copies()
 
@@ -179,8 +210,14 @@ def from_file(bundle: Bundle, path: Path, folder: Path | None = None) -> Unseen:
         rows=rows,
         sha256={path.name: hashlib.sha256(content).hexdigest()},
         compared=compared,
+        decided=_decided(bundle, samples),
     )
     return unseen.without_copies()
+
+
+def _decided(bundle: Bundle, samples: NDArray[Any]) -> NDArray[np.bool_] | None:
+    seen = quantised_by(bundle)
+    return np.isin(fingerprints(samples), seen) if len(seen) else None
 
 
 def _refuse(overlap: NDArray[np.bool_], rows: NDArray[np.int64], field: str) -> None:

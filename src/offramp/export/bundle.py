@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -29,6 +28,7 @@ from offramp.bundle import (
     load_bundle,
     write_manifest,
 )
+from offramp.bundle.drafting import drafted
 from offramp.data import SampleSet
 from offramp.data.fingerprints import TRAINED_ON
 from offramp.errors import InvalidBundle, InvalidInput
@@ -192,15 +192,8 @@ def write_bundle(network: ExitNetwork, out: Path, held: SampleSet, exporting: Ex
     held against PyTorch beside `out`, and the whole then takes its place in one rename. Raises
     InvalidBundle where a check fails, InvalidInput where `out` is not empty.
     """
-    out = out.resolve()  # a rename replaces an empty folder, but not a link to one
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidInput("--out", f"{out} is not empty")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        folder = Path(temporary, out.name)  # in it, for its own mode is 0700
-        folder.mkdir()
+    with drafted(out) as folder:
         _build(network, held, exporting, folder)
         if exporting.trained_on is not None:
             shutil.copyfile(exporting.trained_on, folder / TRAINED_ON)
-        folder.rename(out)
     return load_bundle(out)

@@ -39,10 +39,13 @@ def open_bundle(bundle: Bundle) -> Run:
     """The network of a bundle, in evaluation mode, as `open_run` gives that of a run.
 
     Raises InvalidBundle where the bundle does not say its recipe or its stages do not hold all of
-    the weights.
+    the weights, as those of int8 do not.
     """
-    recipe = _recipe(bundle.manifest.provenance)
     described = bundle.manifest.network
+    if any(stage.arithmetic != "float32" for stage in described.stages):
+        text = "are int8, and the weights are rounded; take the bundle that this one was made of"
+        raise InvalidBundle(f"{bundle.folder}: stages", text)
+    recipe = _recipe(bundle.manifest.provenance)
     if described.preparation is None:
         raise InvalidBundle("provenance.recipe", "is of images, and this network takes raw tensors")
     height, width, channels = described.takes.shape

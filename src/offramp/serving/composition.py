@@ -94,7 +94,7 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
     wanted = sorted({*own, *(k for k in bundle.held if k <= last)})
     profile = read_tier_profile(settings.tier_profile)
     profile.check_memory(bundle, wanted)
-    runner = StageRunner(bundle, wanted, threads=settings.inference.threads)
+    runner = StageRunner(bundle, wanted, settings.inference)
     metrics = TierMetrics(str(tier), runner.stages)
     metrics.identify(
         version=version("offramp"), bundle=manifest.name, network=bundle.digest, policy=policy.id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from os import devnull
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,15 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
 from offramp.bundle.check import check_stage
-from offramp.errors import InvalidBundle
+from offramp.errors import InvalidBundle, InvalidSettings
+from offramp.serving.compute import (
+    check_arithmetic,
+    check_provider,
+    providers,
+    session_options,
+)
+from offramp.serving.optimised import keep_graph, kept_graph, read_graph
+from offramp.serving.settings import Inference
 
 
 class StageOutputs(NamedTuple):
@@ -23,58 +30,87 @@ class StageOutputs(NamedTuple):
     gate: NDArray[np.float32] | None = None
 
 
-def open_session(bundle: Bundle, stage: int, *, threads: int = 1) -> ort.InferenceSession:
+def open_session(
+    bundle: Bundle, stage: int, inference: Inference | None = None
+) -> ort.InferenceSession:
     """A session on a stage, opened from the bytes whose hash was checked, with the manifest's tensors.
 
-    Raises InvalidBundle naming the file where the stage is not held, is no model that is whole in its one file, or
-    is not what the manifest says.
+    inference: how it computes; by default one thread of the processor. Raises InvalidBundle naming the file where the
+    stage is not held, is no model that is whole in its one file, or is not what the manifest says; InvalidSettings
+    where this machine cannot compute as asked, or its folder of optimised graphs cannot be written.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Weights in a file beside the model would be bytes that nobody hashed; in this folder there is no file.
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", devnull
-    )
-    content = bundle.stage_bytes(stage)
+    inference = inference or Inference()
+    content, described = bundle.stage_bytes(stage), bundle.manifest.network.stages[stage]
+    check_arithmetic(inference, described.arithmetic)
     try:
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        if inference.cache:
+            session = _kept(content, described.sha256, inference)
+        else:
+            session = _opened(content, session_options(inference), inference)
+    except InvalidSettings:
+        raise
     except Exception as exc:  # onnxruntime's errors have no common base below Exception
         raise InvalidBundle(str(bundle.stage_path(stage)), "onnxruntime cannot open it") from exc
+    check_provider(inference, session)
     check_stage(bundle.manifest, stage, session.get_inputs(), session.get_outputs())
     return session
+
+
+def _opened(
+    content: bytes, options: ort.SessionOptions, inference: Inference
+) -> ort.InferenceSession:
+    return ort.InferenceSession(content, options, providers=providers(inference))
+
+
+def _kept(content: bytes, stage_sha256: str, inference: Inference) -> ort.InferenceSession:
+    """A session on the stage's optimised graph, which is kept for the next time where it was not."""
+    path = kept_graph(inference, stage_sha256)
+    graph = read_graph(path)
+    if graph is None:
+        options = session_options(inference)
+        return keep_graph(path, options, lambda: _opened(content, options, inference))
+    as_it_is = inference.model_copy(update={"optimisation": "none"})
+    return _opened(graph, session_options(as_it_is), inference)
+
+
+class _Stage(NamedTuple):
+    """A session with the names of what goes in and comes out: logits, the gate if it has one, the next boundary."""
+
+    session: ort.InferenceSession
+    takes: tuple[str, ...]
+    gives: list[str]
+    has_gate: bool
 
 
 class StageRunner:
     """Opens the named stages of a bundle and runs batches through them, one at a time.
 
-    Raises InvalidBundle where a stage is not held, is no model, or is not what the manifest says.
+    Raises as `open_session`.
     """
 
-    def __init__(self, bundle: Bundle, stages: Iterable[int], *, threads: int = 1) -> None:
-        self._manifest = bundle.manifest
-        self._sessions = {stage: open_session(bundle, stage, threads=threads) for stage in stages}
+    def __init__(
+        self, bundle: Bundle, stages: Iterable[int], inference: Inference | None = None
+    ) -> None:
+        network = bundle.manifest.network
+        self._stages = {}
+        for k in stages:
+            session = open_session(bundle, k, inference)
+            self._stages[k] = _Stage(
+                session,
+                tuple(tensor.name for tensor in network.boundaries[k].tensors),
+                [output.name for output in session.get_outputs()],
+                network.stages[k].gate is not None,
+            )
 
     @property
     def stages(self) -> tuple[int, ...]:
         """The stages that are open."""
-        return tuple(self._sessions)
+        return tuple(self._stages)
 
     def run(self, stage: int, tensors: Sequence[NDArray[Any]]) -> StageOutputs:
         """One batch through a stage: the tensors of its boundary, (N, ...) each."""
-        network = self._manifest.network
-        last = stage + 1 == len(network.stages)
-        following = () if last else network.boundaries[stage + 1].tensors
-        inputs = {
-            spec.name: tensor
-            for spec, tensor in zip(network.boundaries[stage].tensors, tensors, strict=True)
-        }
-        names = [network.stages[stage].logits, *(spec.name for spec in following)]
-        gate = network.stages[stage].gate
-        if gate is not None:
-            names.append(gate)
-        logits, *others = self._sessions[stage].run(names, inputs)
-        if gate is None:
-            return StageOutputs(logits, tuple(others))
-        return StageOutputs(logits, tuple(others[:-1]), others[-1])
+        session, takes, gives, has_gate = self._stages[stage]
+        logits, *others = session.run(gives, dict(zip(takes, tensors, strict=True)))
+        if has_gate:
+            return StageOutputs(logits, tuple(others[1:]), others[0])
+        return StageOutputs(logits, tuple(others))

@@ -15,7 +15,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from offramp.errors import InvalidSettings
 
@@ -31,6 +38,7 @@ def _address(text: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0)]
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]  # of onnxruntime, which computes
 
 
 class PlanSettings(BaseModel):
@@ -62,11 +70,27 @@ class Limits(BaseModel):
 
 
 class Inference(BaseModel):
-    """onnxruntime's threads, and the most samples that a batch holds."""
+    """How the stages are computed by onnxruntime, and the most samples that a batch holds.
+
+    spinning: threads beyond the first wait for work awake; optimisation: how far a graph is rewritten when it is
+    opened; cache: a folder in which the rewritten graphs are kept for the next start, "" for none.
+    """
 
     model_config = _STRICT
     threads: Annotated[int, Field(ge=1)] = 1
     batch: Annotated[int, Field(ge=1)] = 32
+    spinning: bool = False
+    optimisation: Literal["none", "basic", "extended", "all"] = "all"
+    provider: Provider = "cpu"
+    cache: str = ""
+
+    @model_validator(mode="after")
+    def _cache_is_of_the_processor(self) -> Inference:
+        if self.cache and self.provider != "cpu":
+            raise ValueError(
+                f"cache: keeps graphs for the provider 'cpu' only, not {self.provider!r}"
+            )
+        return self
 
 
 class TierSettings(BaseModel):
