@@ -21,7 +21,7 @@ from offramp.links.engines.segment import Segment, congestion_control
 from offramp.links.engines.tun import TunSegment, swapped, way_of
 from offramp.links.timeline import Timeline
 
-# Of 600 and 650 Mbit/s TCP gets 100 %, of 900 between 80 and 100 %: one core of Python, and what loses its turn is late.
+# Of 600 Mbit/s TCP gets all, of 900 between 80 and 100 %: one core of Python, and what loses its turn is late.
 ABILITIES: Final = Abilities(limit_mbit=600, lossless=False)
 _PACKETS_A_TURN = 64  # read in one go, before the event loop sees to what is due
 
