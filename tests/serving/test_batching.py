@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from offramp.bundle import load_bundle
 from offramp.errors import DeadlineExceeded, InvalidInput
 from offramp.rpc import Origin, Sample, SampleId, TensorBytes, Tier
 from offramp.rpc.v1 import tier_pb2 as pb
-from offramp.serving.batching import Batcher
+from offramp.serving.batching import Batcher, FairQueue, Turn
 from offramp.serving.runner import StageRunner
 from offramp.serving.work import Work, run_stage
 from offramp.telemetry import TierMetrics
@@ -169,7 +170,53 @@ async def test_closing_leaves_nobody_waiting(works: list[Work]) -> None:
         passing = [asyncio.create_task(batcher.advance(w, 0, LATER)) for w in works[:3]]
         await eventually(lambda: stages.batches)
     ends = await asyncio.gather(*passing, return_exceptions=True)
-    assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
+    assert [str(end) for end in ends] == ["this tier has shut down"] * 3
+
+
+def turn(work: Work, device: str, sequence: int) -> Turn:
+    sample_id = SampleId(Origin(device, 1), sequence)
+    return Turn(replace(work, sample=replace(work.sample, id=sample_id)), LATER, lambda _: None)
+
+
+def test_origins_have_their_turn_one_after_the_other(works: list[Work]) -> None:
+    queue = FairQueue()
+    for k in range(4):
+        queue.put(turn(works[0], "flood", k))
+    queue.put(turn(works[0], "quiet", 10))
+    queue.put(turn(works[0], "other", 20))
+    queue.put(turn(works[0], "quiet", 11))
+    order = []
+    while (taken := queue.take()) is not None:
+        order.append(taken.work.sample.id.sequence)
+    assert order == [0, 10, 20, 1, 11, 2, 3]
+
+
+def test_who_waits_long_is_who_has_much_in_the_queue(works: list[Work]) -> None:
+    queue = FairQueue()
+    for k in range(10):
+        queue.put(turn(works[0], "flood", k))
+    queue.put(turn(works[0], "quiet", 10))
+    assert queue.ahead_of(Origin("flood", 1)) == 11
+    assert queue.ahead_of(Origin("quiet", 1)) == 4
+    assert queue.ahead_of(Origin("new", 1)) == 2
+
+
+async def test_the_wait_is_foreseen_from_the_batches_before(works: list[Work]) -> None:
+    stages = GatedStages()
+    async with batching(stages, most=1) as batcher:
+        origin = works[0].sample.id.origin
+        assert batcher.wait_s(origin) == 0.0  # nothing is known yet
+        first = asyncio.create_task(batcher.advance(works[0], 0, LATER))
+        await eventually(lambda: stages.batches)
+        await asyncio.sleep(0.05)
+        stages.gate.set()
+        await first
+        stages.gate.clear()
+        passing = [asyncio.create_task(batcher.advance(w, 0, LATER)) for w in works[1:4]]
+        await eventually(lambda: len(stages.batches) == 2)
+        assert batcher.wait_s(origin) >= 0.1  # two that wait; the one that computes comes on top
+        stages.gate.set()
+        await asyncio.gather(*passing)
 
 
 async def test_one_batch_may_hold_exits_policies_and_mistakes_of_all_kinds(scores: Path) -> None:

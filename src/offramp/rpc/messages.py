@@ -36,6 +36,9 @@ _REASONS: tuple[DegradedReason | None, ...] = (
 )
 
 
+_DEGRADED = {reason: pb.Degraded.Name(number) for number, reason in enumerate(_REASONS)}
+
+
 class Tier(IntEnum):
     """The three tiers, numbered as on the wire."""
 
@@ -45,6 +48,9 @@ class Tier(IntEnum):
 
     def __str__(self) -> str:
         return self.name.lower()
+
+
+_TIERS = {tier: pb.TierName.Name(tier) for tier in Tier}
 
 
 class SampleId(NamedTuple):
@@ -189,15 +195,15 @@ def answer_to_proto(answer: Answer, names: NamesSaid) -> pb.Answer:
         label=answer.label,
         probabilities=answer.probabilities.tolist(),
         exit=answer.exit,
-        tier=pb.TierName.Name(answer.tier),
-        degraded=pb.Degraded.Name(_REASONS.index(answer.degraded)),
+        tier=_TIERS[answer.tier],
+        degraded=_DEGRADED[answer.degraded],
         network=names.number("network", answer.network),
         policy=names.number("policy", answer.policy),
         plan_epoch=answer.plan_epoch,
         certified=answer.certified,
         trail=[
             pb.Leg(
-                tier=pb.TierName.Name(leg.tier),
+                tier=_TIERS[leg.tier],
                 queued_us=_microseconds(leg.queued_s),
                 computed_us=_microseconds(leg.computed_s),
                 hop_us=_microseconds(leg.hop_s),

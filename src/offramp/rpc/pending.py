@@ -32,6 +32,7 @@ class Asked:
     reply: asyncio.Future[Reply]
     bytes_up: float = 0.0
     bytes_down: float = 0.0
+    is_settled: bool = False  # by the tier, whether or not its asker still waits
 
 
 class Pending:
@@ -64,7 +65,7 @@ class Pending:
         del self._asked[sample_id]
         self._gone.set()
         was_sent = self._unsent.pop(sample_id, None) is None
-        if was_sent and (asked.reply.cancelled() or not asked.reply.done()):
+        if was_sent and not asked.is_settled:
             self._forgotten.append(sample_id)
             self._wake.set()
 
@@ -97,7 +98,10 @@ class Pending:
     def settle(self, sample_id: SampleId, answer: Answer | OfframpError, bytes_down: float) -> None:
         """Give the asker its reply or error; nothing where it has gone, or the id is unknown."""
         asked = self._asked.get(sample_id)
-        if asked is None or asked.reply.done():
+        if asked is None:
+            return
+        asked.is_settled = True
+        if asked.reply.done():
             return
         asked.bytes_down = bytes_down
         if isinstance(answer, OfframpError):

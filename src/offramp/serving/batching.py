@@ -1,32 +1,81 @@
 """Batches of whatever waits: no timer, no minimum; what arrives while a batch computes is the next batch.
 
+    submit() -> queue of a stage, the origins in turn -> [ inference thread ] -> settle()
+
 One batch computes at a time, in the one inference thread; the deepest stage goes first, so that what is nearly
-done leaves before what is new begins.
+done leaves before what is new begins. Within a queue each origin has its turn: one that floods waits for itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from offramp.errors import DeadlineExceeded
+from offramp.errors import DeadlineExceeded, TierUnavailable
+from offramp.rpc import Origin
 from offramp.serving.work import Work
 from offramp.telemetry import TierMetrics
 
 RunStage = Callable[[int, Sequence[Work]], list[Exception | None]]
+Settle = Callable[[Exception | None], None]
+_LEARNT_FROM_ONE = 0.2  # of a batch's time for a sample
+# One sample alone in a stage this short is computed on the event loop: the way to the thread and back would take longer
+# than what the loop could do meanwhile.
+_SHORT_S = 0.001
 
 
-@dataclass(slots=True)
-class _Waiting:
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One work that waits for a stage, or computes. `settle` is called once, with what went wrong or None."""
+
     work: Work
     deadline: float
-    done: asyncio.Future[None]
+    settle: Settle
     since: float = field(default_factory=time.monotonic)
+    given_up: bool = False
+
+    def give_up(self) -> None:
+        """Nobody waits any more: no compute where it has not begun, and no call of `settle`."""
+        self.given_up = True
+
+
+class FairQueue:
+    """Turns by origin: first come, first served within one, and one of each origin after the other."""
+
+    def __init__(self) -> None:
+        self._circle: dict[Origin, deque[Turn]] = {}  # in the order of their next turn
+        self._count = 0
+
+    def ahead_of(self, origin: Origin) -> int:
+        """How many have their turn before one more of this origin, at most."""
+        of_its_own = len(self._circle.get(origin, ()))
+        return min(self._count, len(self._circle) * (of_its_own + 1))
+
+    def put(self, turn: Turn) -> None:
+        """Queue it behind those of its origin."""
+        self._count += 1
+        origin = turn.work.sample.id.origin
+        waiting = self._circle.get(origin)
+        if waiting is None:
+            self._circle[origin] = deque((turn,))
+        else:
+            waiting.append(turn)
+
+    def take(self) -> Turn | None:
+        """The next one; None: nobody waits."""
+        for origin in self._circle:
+            waiting = self._circle.pop(origin)
+            turn = waiting.popleft()
+            self._count -= 1
+            if waiting:
+                self._circle[origin] = waiting  # behind the other origins
+            return turn
+        return None
 
 
 class Batcher:
@@ -34,8 +83,10 @@ class Batcher:
 
     def __init__(self, run_stage: RunStage, *, most: int, metrics: TierMetrics) -> None:
         self._run_stage, self._most, self._metrics = run_stage, most, metrics
-        self._queues: dict[int, deque[_Waiting]] = {}
-        self._running: list[_Waiting] = []
+        self._queues: dict[int, FairQueue] = {}
+        self._sample_s: dict[int, float] = {}  # of a stage, in batches as they were of late
+        self._running: list[Turn] = []
+        self._free_at = 0.0  # when the batch that computes will be done
         self._wake = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._task: asyncio.Task[None] | None = None
@@ -45,23 +96,57 @@ class Batcher:
         self._task = asyncio.create_task(self._serve(), name="batcher")
 
     async def close(self) -> None:
-        """Stop; whatever still waits is cancelled."""
+        """Stop; whatever still waits hears TierUnavailable."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        for waiting in itertools.chain(self._running, *self._queues.values()):
-            waiting.done.cancel()
+        for queue in self._queues.values():
+            while (turn := queue.take()) is not None:
+                self._running.append(turn)
+        for turn in self._running:
+            if not turn.given_up:
+                turn.settle(TierUnavailable("unreachable", "this tier has shut down"))
         self._executor.shutdown()
 
-    async def advance(self, work: Work, stage: int, deadline: float) -> None:
-        """Return once the work has passed the stage.
+    def submit(self, work: Work, stage: int, deadline: float, settle: Settle) -> Turn:
+        """Let the work wait for the stage.
 
-        Raises InvalidInput for its payload, and DeadlineExceeded where the deadline passed before its turn.
+        `settle` hears None once the work has passed it, InvalidInput for its payload, or DeadlineExceeded where the
+        deadline passed before its turn.
         """
-        waiting = _Waiting(work, deadline, asyncio.get_running_loop().create_future())
-        self._queues.setdefault(stage, deque()).append(waiting)
+        turn = Turn(work, deadline, settle)
+        queue = self._queues.get(stage)
+        if queue is None:
+            queue = self._queues[stage] = FairQueue()
+        queue.put(turn)
         self._wake.set()
-        await waiting.done
+        return turn
+
+    def wait_s(self, origin: Origin) -> float:
+        """How long one more of this origin would wait for its first stage here, as the last batches went."""
+        queued = sum(
+            queue.ahead_of(origin) * self._sample_s.get(stage, 0.0)
+            for stage, queue in self._queues.items()
+        )
+        return queued + max(0.0, self._free_at - time.monotonic())
+
+    async def advance(self, work: Work, stage: int, deadline: float) -> None:
+        """Return once the work has passed the stage. Raises what `submit` would settle with."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settle(error: Exception | None) -> None:
+            if done.done():
+                return  # cancelled just now
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        turn = self.submit(work, stage, deadline, settle)
+        try:
+            await done
+        finally:
+            turn.give_up()
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -72,28 +157,33 @@ class Batcher:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            works = [waiting.work for waiting in batch]
+            works = [turn.work for turn in batch]
             began = time.monotonic()
+            self._free_at = began + len(batch) * self._sample_s.get(stage, 0.0)
             try:
-                errors = await loop.run_in_executor(self._executor, self._run_stage, stage, works)
-                self._settle(stage, batch, errors, began, time.monotonic() - began)
-            except Exception as exc:  # each of their conversations logs it
-                for waiting in batch:
-                    if not waiting.done.done():
-                        waiting.done.set_exception(exc)
+                if len(batch) == 1 and self._sample_s.get(stage, math.inf) < _SHORT_S:
+                    errors = self._run_stage(stage, works)
+                else:
+                    errors = await loop.run_in_executor(
+                        self._executor, self._run_stage, stage, works
+                    )
+                outcomes = list(zip(batch, errors, strict=True))
+            except Exception as exc:  # whoever hears of it logs it
+                outcomes = [(turn, exc) for turn in batch]
+            self._running = []
+            self._settle(stage, outcomes, began, time.monotonic() - began)
 
-    def _next_batch(self) -> tuple[int, list[_Waiting]]:
+    def _next_batch(self) -> tuple[int, list[Turn]]:
         for stage in sorted(self._queues, reverse=True):
             queue, now = self._queues[stage], time.monotonic()
-            batch: list[_Waiting] = []
-            while queue and len(batch) < self._most:
-                waiting = queue.popleft()
-                if waiting.done.done():
-                    continue  # cancelled while it waited
-                if waiting.deadline <= now:
-                    waiting.done.set_exception(DeadlineExceeded("its deadline passed in the queue"))
+            batch: list[Turn] = []
+            while len(batch) < self._most and (turn := queue.take()) is not None:
+                if turn.given_up:
                     continue
-                batch.append(waiting)
+                if turn.deadline <= now:
+                    turn.settle(DeadlineExceeded("its deadline passed in the queue"))
+                    continue
+                batch.append(turn)
             if batch:
                 return stage, batch
         return 0, []
@@ -101,22 +191,20 @@ class Batcher:
     def _settle(
         self,
         stage: int,
-        batch: list[_Waiting],
-        errors: list[Exception | None],
+        outcomes: Sequence[tuple[Turn, Exception | None]],
         began: float,
         computed_s: float,
     ) -> None:
-        self._metrics.observe_batch(stage, len(batch), computed_s)
-        for waiting, error in zip(batch, errors, strict=True):
-            queued_s = began - waiting.since
+        self._metrics.observe_batch(stage, len(outcomes), computed_s)
+        each_s = computed_s / len(outcomes)
+        before_s = self._sample_s.get(stage, each_s)
+        self._sample_s[stage] = before_s + _LEARNT_FROM_ONE * (each_s - before_s)
+        for turn, error in outcomes:
+            queued_s = began - turn.since
             self._metrics.observe_queue(stage, queued_s)
-            work = waiting.work
+            work = turn.work
             work.queued_s += queued_s
             work.computed_s += computed_s
-            work.batch = max(work.batch, len(batch))
-            if waiting.done.done():
-                continue
-            if error is not None:
-                waiting.done.set_exception(error)
-            else:
-                waiting.done.set_result(None)
+            work.batch = max(work.batch, len(outcomes))
+            if not turn.given_up:
+                turn.settle(error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
-from offramp.bundle import load_bundle
+from offramp.bundle import Manifest, load_bundle
 from offramp.errors import InvalidSettings
 from offramp.rpc import StreamOptions, Tier
 from offramp.serving.batching import Batcher
@@ -22,6 +22,8 @@ from offramp.serving.work import run_stage
 from offramp.telemetry import Exposition, TierMetrics
 
 logger = logging.getLogger(__name__)
+_FIRST_WINDOW_BYTES = 10 * 1460  # what TCP sends at once from the beginning (RFC 6928)
+_MOST_PADDING_BYTES = 256 * 1024  # beyond, windows have grown as far as they will
 
 
 @dataclass(slots=True)
@@ -108,7 +110,7 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         most=settings.inference.batch,
         metrics=metrics,
     )
-    uplink = _uplink(settings, metrics)
+    uplink = _uplink(settings, metrics, _sent_bytes(manifest, last))
     engine = Engine(
         tier=tier,
         bundle=bundle,
@@ -127,7 +129,19 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
     return Parts(settings, engine, batcher, uplink, server, profile)
 
 
-def _uplink(settings: TierSettings, metrics: TierMetrics) -> Uplink:
+def _sent_bytes(manifest: Manifest, last_stage: int) -> int:
+    """What a sample that leaves this tier weighs, at most."""
+    boundaries = manifest.network.boundaries
+    if last_stage + 1 >= len(boundaries):
+        return 0
+    return sum(tensor.size_bytes for tensor in boundaries[last_stage + 1].tensors)
+
+
+def _padding_bytes(sample_bytes: int) -> int:
+    return min(sample_bytes, _MOST_PADDING_BYTES) if sample_bytes > _FIRST_WINDOW_BYTES else 0
+
+
+def _uplink(settings: TierSettings, metrics: TierMetrics, sample_bytes: int) -> Uplink:
     if settings.uplink is None:
         return NoUplink()
     options = StreamOptions(
@@ -135,7 +149,7 @@ def _uplink(settings: TierSettings, metrics: TierMetrics) -> Uplink:
         most_backoff_s=settings.uplink.most_backoff_s,
         keepalive_s=settings.uplink.keepalive_s,
         keepalive_timeout_s=settings.uplink.keepalive_timeout_s,
+        padding_bytes=_padding_bytes(sample_bytes),
     )
-    return StreamUplink(
-        settings.uplink.address, options, reserve_s=settings.uplink.reserve_s, metrics=metrics
-    )
+    targets = settings.uplink.address.split(",")
+    return StreamUplink(targets, options, reserve_s=settings.uplink.reserve_s, metrics=metrics)

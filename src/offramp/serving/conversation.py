@@ -1,7 +1,7 @@
 """One caller's stream: samples in, results out in the order in which they are ready, several to a message.
 
-requests --reader--> a task a sample --> engine
-                            |
+requests --reader--> engine.begin()
+                         |
 responses <--writer--- results that are ready
 """
 
@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
-from offramp.rpc import NamesSaid, NamesTold, Sample, SampleId
+from offramp.rpc import Answer, NamesSaid, NamesTold, SampleId
 from offramp.rpc.messages import (
     GRPC_PREFIX_BYTES,
     answer_to_proto,
@@ -27,10 +27,13 @@ from offramp.rpc.messages import (
 )
 from offramp.rpc.status import status_of
 from offramp.rpc.v1 import tier_pb2 as pb
-from offramp.serving.engine import Engine, outcome_of
+from offramp.serving.engine import Engine
+from offramp.serving.request import Request, outcome_of
 from offramp.serving.settings import Limits
 
 logger = logging.getLogger(__name__)
+
+Read = Callable[[], Awaitable[Any]]  # the next pb.Request, or something else at the end
 
 
 class _Part(NamedTuple):
@@ -46,9 +49,9 @@ class Conversation:
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self._engine, self._limits = engine, limits
         self._told, self._said = NamesTold(), NamesSaid()
-        self._tasks: dict[SampleId, asyncio.Task[None]] = {}
+        self._under_way: dict[SampleId, Request] = {}
         self._results: list[_Part] = []
-        self._ready = asyncio.Event()  # a result, a sample less under way, or the end
+        self._ready = asyncio.Event()  # a result, or the end
         self._room = asyncio.Event()  # results were sent, so that more samples may be read
         self._ending = False
 
@@ -57,18 +60,18 @@ class Conversation:
         self._ending = True
         self._ready.set()
 
-    async def run(self, requests: AsyncIterator[pb.Request], write: Any) -> None:
+    async def run(self, read: Read, write: Any) -> None:
         """Serve a stream until its caller ends it, or until end_when_answered() and everything is answered.
 
         Raises InvalidInput for what concerns the whole stream: a message whose names make no sense.
         """
-        reader = asyncio.create_task(self._read(requests))
+        reader = asyncio.create_task(self._read(read))
         try:
             first = pb.Response(
                 credits=self._engine.most_in_flight, message_bytes=self._limits.message_bytes
             )
             await write(self._counted(first))
-            while self._tasks or not self._ending:
+            while self._under_way or not self._ending:
                 await self._ready.wait()
                 self._ready.clear()
                 await self._send(write)
@@ -89,15 +92,16 @@ class Conversation:
                 message.time_left_us = min(given_us, most_us)
         try:
             self._take(request)
-            while self._tasks:
-                await asyncio.wait(list(self._tasks.values()))
+            while self._under_way:
+                self._ready.clear()
+                await self._ready.wait()
         finally:
             self._cancel_all()
         return self._counted(_response(self._results))
 
-    async def _read(self, requests: AsyncIterator[pb.Request]) -> None:
+    async def _read(self, read: Read) -> None:
         try:
-            async for request in requests:
+            while isinstance(request := await read(), pb.Request):
                 self._take(request)
                 while len(self._results) > self._engine.most_in_flight:
                     self._room.clear()  # a caller that does not read its results
@@ -117,8 +121,9 @@ class Conversation:
                 self._push(pb.Result(id=message.id, final=True, status=status_of(exc)))
         for cancel in request.cancels:
             with contextlib.suppress(InvalidInput):  # nothing of that name is under way
-                if found := self._tasks.get(id_from_proto(cancel, self._told)):
+                if found := self._under_way.pop(id_from_proto(cancel, self._told), None):
                     found.cancel()
+                    self._ready.set()
 
     def _accept(self, message: pb.Sample, now: float) -> None:
         if self._ending:
@@ -126,31 +131,32 @@ class Conversation:
         sample = sample_from_proto(
             message, self._told, now=now, default_time_left_s=self._limits.default_time_left_s
         )
-        if sample.id in self._tasks:
+        if sample.id in self._under_way:
             raise InvalidInput("id.sequence", f"{sample.id.sequence} is already under way")
-        task = asyncio.create_task(self._answer(message.id, sample))
-        self._tasks[sample.id] = task
-        # Not at the end of _answer, which never begins where the cancel comes in the same message.
-        task.add_done_callback(partial(self._forget, sample.id))
-
-    def _forget(self, sample_id: SampleId, _task: asyncio.Task[None]) -> None:
-        del self._tasks[sample_id]
-        self._ready.set()
+        deliver = partial(self._deliver, message.id, sample.id)
+        request = self._engine.begin(sample, deliver)
+        if not request.is_over:
+            self._under_way[sample.id] = request
 
     def _cancel_all(self) -> None:
-        for task in self._tasks.values():
-            task.cancel()
+        for request in self._under_way.values():
+            request.cancel()
+        self._under_way.clear()
 
-    async def _answer(self, wire_id: pb.SampleId, sample: Sample) -> None:
-        result = pb.Result(id=wire_id, final=True)
+    def _deliver(
+        self, wire_id: pb.SampleId, sample_id: SampleId, outcome: Answer | Exception
+    ) -> None:
+        self._under_way.pop(sample_id, None)
         try:
-            answer = await self._engine.answer(sample)
-            result.answer.CopyFrom(answer_to_proto(answer, self._said))
-        except OfframpError as exc:
-            result.status.CopyFrom(status_of(exc))
+            if isinstance(outcome, Exception):
+                raise outcome
+            answer = answer_to_proto(outcome, self._said)
+            result = pb.Result(id=wire_id, final=True, answer=answer)
         except Exception as exc:
-            logger.exception("sample %s of %s failed", sample.id.sequence, sample.id.origin.device)
-            result.status.CopyFrom(status_of(exc))
+            if not isinstance(exc, OfframpError):
+                origin = sample_id.origin.device
+                logger.exception("sample %s of %s failed", sample_id.sequence, origin)
+            result = pb.Result(id=wire_id, final=True, status=status_of(exc))
         self._push(result)
 
     def _push(self, result: pb.Result) -> None:

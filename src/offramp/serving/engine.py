@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 from offramp.bundle import Bundle
@@ -26,9 +27,10 @@ from offramp.errors import (
 )
 from offramp.exits import ExitPolicy
 from offramp.exits.confidence import labels_of
-from offramp.rpc import Answer, Leg, Sample, Tier
+from offramp.rpc import Answer, Leg, Origin, Sample, Tier
 from offramp.rpc.payload import payload_size_checked
 from offramp.serving.batching import Batcher
+from offramp.serving.request import Deliver, Request
 from offramp.serving.uplink import Uplink
 from offramp.serving.work import Work
 from offramp.telemetry import TierMetrics
@@ -76,6 +78,8 @@ class Engine:
         self.held, self.metrics, self.most_in_flight = held, metrics, most_in_flight
         self._batcher, self._uplink = batcher, uplink
         self._in_flight = 0
+        self._by_origin: dict[Origin, int] = {}  # those in flight
+        metrics.in_flight.set_function(lambda: self._in_flight)
         self._draining = False
         self._mismatches_seen: set[str] = set()
         self._certified = bundle.manifest.certified
@@ -94,38 +98,36 @@ class Engine:
         """Accept nothing more; what was accepted is still answered."""
         self._draining = True
 
-    async def answer(self, sample: Sample) -> Answer:
-        """The answer to a sample, from here or from a deeper tier.
+    def begin(self, sample: Sample, deliver: Deliver) -> Request:
+        """Start on a sample; `deliver` hears its answer, from here or from a deeper tier, or its error, once.
 
-        Raises InvalidInput, BundleMismatch, DeadlineExceeded where no exit had answered in time, and TierUnavailable
-        where this tier takes no more or has no stage that could answer.
+        That may be before this returns. The errors are InvalidInput, BundleMismatch, DeadlineExceeded where no exit had
+        answered in time, TierUnavailable where this tier takes no more or has no stage that could answer, and whatever
+        a fault raises.
         """
-        began = time.monotonic()
-        outcome: Outcome = "cancelled"
+        origin = sample.id.origin
+        request = Request(origin, deliver, self._over)
         self._in_flight += 1
-        self.metrics.in_flight.set(self._in_flight)
+        self._by_origin[origin] = self._by_origin.get(origin, 0) + 1
         try:
-            answer = await self._climb(self._admitted(sample))
-            outcome = "degraded" if answer.degraded else "answered"
-        except OfframpError as exc:
-            outcome = outcome_of(exc)
-            raise
-        except Exception:
-            outcome = "failed"
-            raise
-        else:
-            return answer
-        finally:
-            self._in_flight -= 1
-            self.metrics.in_flight.set(self._in_flight)
-            self.metrics.count_result(outcome)
-            self.metrics.request_seconds.observe(time.monotonic() - began)
+            request.work = self._admitted(sample)
+            self._climb(request, request.work)
+        except Exception as exc:
+            request.end(exc)
+        return request
+
+    def _over(self, request: Request, outcome: Outcome) -> None:
+        self._in_flight -= 1
+        self._by_origin[request.origin] -= 1
+        if not self._by_origin[request.origin]:
+            del self._by_origin[request.origin]
+        self.metrics.count_result(outcome)
+        self.metrics.request_seconds.observe(time.monotonic() - request.began)
 
     def _admitted(self, sample: Sample) -> Work:
         if self._draining:
             raise TierUnavailable("unreachable", "this tier is shutting down")
-        if self._in_flight > self.most_in_flight:
-            raise TierUnavailable("overloaded", f"{self.most_in_flight} samples are in flight here")
+        self._refuse_excess(sample)
         manifest = self.bundle.manifest
         if sample.network and sample.network != self.bundle.digest:
             held = {manifest.name: self.bundle.digest}
@@ -143,19 +145,43 @@ class Engine:
         payload_size_checked(sample.payload, boundaries[sample.boundary], sample.boundary)
         return Work(sample, policy, sample.boundary, exit_state=sample.exit_state)
 
-    async def _climb(self, work: Work) -> Answer:
+    def _refuse_excess(self, sample: Sample) -> None:
+        """Refuse at once what this tier has no room for, or could not compute before its deadline.
+
+        When it is full, an origin that has less than its share of it may still go in, up to twice the limit in all.
+        """
+        if self._in_flight > self.most_in_flight:
+            share = self.most_in_flight / len(self._by_origin)
+            own = self._by_origin[sample.id.origin]
+            if own > share or self._in_flight > 2 * self.most_in_flight:
+                text = f"{self.most_in_flight} samples are in flight here"
+                raise TierUnavailable("overloaded", text)
+        left_s = sample.deadline - time.monotonic()
+        if 0 < left_s < self._batcher.wait_s(sample.id.origin):
+            raise TierUnavailable("overloaded", f"the queue is longer than the {left_s:.3g} s left")
+
+    def _climb(self, request: Request, work: Work) -> None:
+        """One stage more, or what comes after the last one here."""
+        if work.boundary <= self.plan.last_stage and work.boundary in self.held:
+            passed = partial(self._passed, request, work)
+            request.turn = self._batcher.submit(work, work.boundary, work.sample.deadline, passed)
+        elif work.sample.local:
+            request.await_end_of(self._fall_back(work, "policy", None))
+        else:
+            request.await_end_of(self._hand_on(work))
+
+    def _passed(self, request: Request, work: Work, error: Exception | None) -> None:
         try:
-            while work.boundary <= self.plan.last_stage and work.boundary in self.held:
-                await self._batcher.advance(work, work.boundary, work.sample.deadline)
-                if work.best is not None and work.best.leaves:
-                    return self._own(work, None)
-        except DeadlineExceeded:
-            if work.best is None:
-                raise
-            return self._own(work, "deadline")
-        if work.sample.local:
-            return await self._fall_back(work, "policy", None)
-        return await self._hand_on(work)
+            if isinstance(error, DeadlineExceeded) and work.best is not None:
+                request.end(self._own(work, "deadline"))
+            elif error is not None:
+                request.end(error)
+            elif work.best is not None and work.best.leaves:
+                request.end(self._own(work, None))
+            else:
+                self._climb(request, work)
+        except Exception as exc:
+            request.end(exc)
 
     async def _hand_on(self, work: Work) -> Answer:
         began = time.monotonic()
@@ -249,16 +275,3 @@ def _reason_of(error: OfframpError) -> DegradedReason:
     if isinstance(error, (BundleMismatch, InvalidInput)):
         return "mismatch"
     return "unreachable"
-
-
-def outcome_of(error: OfframpError) -> Outcome:
-    """The outcome under which the metrics count a sample that ended in an error."""
-    if isinstance(error, InvalidInput):
-        return "invalid"
-    if isinstance(error, BundleMismatch):
-        return "mismatch"
-    if isinstance(error, DeadlineExceeded):
-        return "expired"
-    if isinstance(error, TierUnavailable):
-        return "overloaded" if error.reason == "overloaded" else "unavailable"
-    return "failed"

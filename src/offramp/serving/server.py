@@ -64,12 +64,12 @@ class TierServicer(tier_pb2_grpc.TierServicer):
                 self._idle.set()
 
     async def Stream(  # noqa: N802
-        self, request_iterator: AsyncIterator[pb.Request], context: Any
+        self, _request_iterator: AsyncIterator[pb.Request], context: Any
     ) -> None:
         """Serve a caller until it leaves."""
         try:
             with self._conversation() as conversation:
-                await conversation.run(request_iterator, context.write)
+                await conversation.run(context.read, context.write)
         except InvalidInput as exc:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
 

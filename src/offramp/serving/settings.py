@@ -36,7 +36,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _addresses(text: str) -> str:
+    return ",".join(_address(one.strip()) for one in text.split(","))
+
+
 Address = Annotated[str, AfterValidator(_address)]
+Addresses = Annotated[str, AfterValidator(_addresses)]
 Seconds = Annotated[float, Field(gt=0)]
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]  # of onnxruntime, which computes
 
@@ -50,10 +55,10 @@ class PlanSettings(BaseModel):
 
 
 class UplinkSettings(BaseModel):
-    """The next tier, and how long before a deadline the wait for it ends."""
+    """The next tier, all its replicas, and how long before a deadline the wait for it ends."""
 
     model_config = _STRICT
-    address: Address
+    address: Addresses  # of several with commas between; of all that a name stands for
     reserve_s: Annotated[float, Field(ge=0)] = 0.01
     keepalive_s: Annotated[float, Field(ge=5)] = 10.0  # a tier cuts who pings more often
     keepalive_timeout_s: Seconds = 5.0

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import logging
+import socket
 import time
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from offramp.errors import OfframpError, TierUnavailable
 from offramp.rpc import Reply, Sample, StreamOptions, TierStream
+from offramp.rpc.exchange import Direction
 from offramp.telemetry import TierMetrics
+
+logger = logging.getLogger(__name__)
+_KINDS = (socket.AF_INET, socket.AF_INET6)
 
 
 class Uplink(Protocol):
@@ -48,35 +57,67 @@ class NoUplink:
 
 
 class StreamUplink:
-    """One stream to the next tier.
+    """A stream to every replica of the next tier; a sample goes to the one with the most credits left.
 
+        fog:7102 --name--> 10.0.0.4, 10.0.0.5 --a stream each--> credits each --> ask()
+
+    targets: HOST:PORT each; names are looked up again every options.most_backoff_s, for replicas come and go.
     reserve_s: how long before a sample's deadline the wait ends, so that the exit at hand still answers in time.
     """
 
     def __init__(
-        self, target: str, options: StreamOptions, *, reserve_s: float, metrics: TierMetrics
+        self,
+        targets: Sequence[str],
+        options: StreamOptions,
+        *,
+        reserve_s: float,
+        metrics: TierMetrics,
     ) -> None:
+        self._targets, self._options = targets, options
         self._reserve_s, self._metrics = reserve_s, metrics
-        self._stream = TierStream(
-            target,
-            options,
-            count_bytes=lambda direction, count: metrics.count_bytes("upstream", direction, count),
-        )
+        self._streams: dict[str, TierStream] = {}
+        self._turn = itertools.count()
+        self._following: asyncio.Task[None] | None = None
+        metrics.upstreams.set_function(lambda: sum(s.is_connected for s in self._streams.values()))
 
     @property
     def is_connected(self) -> bool:
-        """Whether the stream is open."""
-        return self._stream.is_connected
+        """Whether a stream is open."""
+        return any(stream.is_connected for stream in self._streams.values())
 
     def start(self) -> None:
-        """Begin to connect; until the stream is open, samples are refused at once."""
-        self._stream.start()
+        """Begin to connect; until a stream is open, samples are refused at once."""
+        self._following = asyncio.create_task(self._follow(), name="replicas")
+
+    async def _follow(self) -> None:
+        while True:
+            found = await addresses_of(self._targets)
+            for address in found - set(self._streams):
+                stream = TierStream(address, self._options, count_bytes=self._count_bytes)
+                self._streams[address] = stream
+                stream.start()
+            # One that is still connected may be answering its last samples; it ends the stream itself.
+            gone = [a for a, s in self._streams.items() if a not in found and not s.is_connected]
+            if found:  # else it is the name service that is gone
+                await asyncio.gather(*(self._streams.pop(address).close() for address in gone))
+            await asyncio.sleep(self._options.most_backoff_s)
+
+    def _count_bytes(self, direction: Direction, count: int) -> None:
+        self._metrics.count_bytes("upstream", direction, count)
+
+    def _roomiest(self, but: TierStream | None = None) -> TierStream | None:
+        streams = [s for s in self._streams.values() if s.is_connected and s is not but]
+        first = next(self._turn) % len(streams) if streams else 0
+        return max(streams[first:] + streams[:first], key=lambda s: s.room, default=None)
 
     async def ask(self, sample: Sample) -> Reply:
-        """The next tier's answer, within the sample's deadline less the reserve."""
+        """The next tier's answer, within the sample's deadline less the reserve; a second replica where one fails."""
         began = time.monotonic()
+        stream = self._roomiest()
+        if stream is None:
+            raise TierUnavailable("unreachable", f"{', '.join(self._targets)} is not connected")
         try:
-            reply = await self._stream.ask(sample, sample.deadline - self._reserve_s)
+            reply = await self._ask_two(stream, sample)
         except OfframpError as exc:
             if exc.bytes_up:  # one that was refused here made no hop
                 self._metrics.hop_seconds.observe(time.monotonic() - began)
@@ -84,6 +125,45 @@ class StreamUplink:
         self._metrics.hop_seconds.observe(time.monotonic() - began)
         return reply
 
+    async def _ask_two(self, stream: TierStream, sample: Sample) -> Reply:
+        deadline = sample.deadline - self._reserve_s
+        try:
+            return await stream.ask(sample, deadline)
+        except TierUnavailable as exc:
+            other = self._roomiest(but=stream)
+            if other is None or other.room < 1:
+                raise
+            reply = await other.ask(sample, deadline)
+            moved = reply.bytes_up + exc.bytes_up, reply.bytes_down + exc.bytes_down
+            return Reply(reply.answer, *moved)
+
     async def close(self) -> None:
-        """End the stream."""
-        await self._stream.close()
+        """End the streams."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+        await asyncio.gather(*(stream.close() for stream in self._streams.values()))
+
+
+async def addresses_of(targets: Iterable[str]) -> set[str]:
+    """IP:PORT of every address that the hosts of HOST:PORT have now; one that has none by now is left out.
+
+    Where a host has addresses of both kinds, those of IPv4: `localhost` is one replica, not two.
+    """
+    found = await asyncio.gather(*map(_addresses, targets))
+    return set(itertools.chain.from_iterable(found))
+
+
+async def _addresses(target: str) -> set[str]:
+    host, _, port = target.rpartition(":")
+    loop = asyncio.get_running_loop()
+    try:
+        entries = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as exc:
+        logger.info("%s: %s", target, exc.strerror or exc)
+        return set()
+    both = {kind: {entry[4][0] for entry in entries if entry[0] == kind} for kind in _KINDS}
+    fours, sixes = (both[kind] for kind in _KINDS)
+    return {f"{address}:{port}" for address in fours} or {
+        f"[{address}]:{port}" for address in sixes
+    }

@@ -43,34 +43,48 @@ class TierMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._tier = tier
-        self._requests = self._counter("requests", "Samples by outcome.", "outcome")
-        self._exits = self._counter("exits", "Answers that this tier gave, by exit.", "exit")
-        self._degraded = self._counter(
+        # One child a label value, looked up here once: `labels()` costs more than what it counts.
+        requests = self._counter("requests", "Samples by outcome.", "outcome")
+        self._requests = {name: requests.labels(tier, name) for name in get_args(Outcome)}
+        exits = self._counter("exits", "Answers that this tier gave, by exit.", "exit")
+        self._exits = {stage: exits.labels(tier, str(stage)) for stage in stages}
+        degraded = self._counter(
             "degraded", "Answers of an exit that would have handed on, by reason.", "reason"
         )
-        self._wire_bytes = self._counter(
+        self._degraded = {why: degraded.labels(tier, why) for why in get_args(DegradedReason)}
+        wire_bytes = self._counter(
             "wire_bytes",
             "Whole gRPC messages of samples and results, the 5 bytes before each included.",
             *("side", "direction"),
         )
+        self._wire_bytes = {
+            (side, direction): wire_bytes.labels(tier, side, direction)
+            for side, direction in itertools.product(get_args(Side), get_args(Direction))
+        }
         self.request_seconds = self._seconds(
             "request", "From a sample's arrival to its result."
         ).labels(tier)
         self.hop_seconds = self._seconds(
             "hop", "From handing a sample on to its result, whichever it is."
         ).labels(tier)
-        self._queue_seconds = self._seconds("queue", "A sample's wait for a stage.", "stage")
-        self._stage_seconds = self._seconds("stage", "A batch's computation in a stage.", "stage")
-        self._batch_size = Histogram(
+        queue = self._seconds("queue", "A sample's wait for a stage.", "stage")
+        self._queue_seconds = {stage: queue.labels(tier, str(stage)) for stage in stages}
+        computing = self._seconds("stage", "A batch's computation in a stage.", "stage")
+        self._stage_seconds = {stage: computing.labels(tier, str(stage)) for stage in stages}
+        sizes = Histogram(
             "offramp_batch_size",
             "Samples in a batch.",
             ("tier", "stage"),
             buckets=_BATCHES,
             registry=self.registry,
         )
+        self._batch_size = {stage: sizes.labels(tier, str(stage)) for stage in stages}
         self.in_flight = self._gauge("in_flight", "Samples accepted and not yet answered.").labels(
             tier
         )
+        self.upstreams = self._gauge(
+            "upstreams", "Replicas of the next tier that are connected."
+        ).labels(tier)
         self._build = self._gauge("build_info", "What runs.", "version", "python")
         self._bundle = self._gauge("bundle_info", "The bundle in use.", "name", "network", "policy")
         self._profile = self._gauge(
@@ -78,7 +92,6 @@ class TierMetrics:
         )
         self._slowdown = self._gauge("slowdown_ratio", "Stage time over the time computed.")
         self._watts = self._gauge("power_watts", "What its tier profile says it draws.", "state")
-        self._start_at_zero(stages)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"offramp_{name}", text, ("tier", *labels), registry=self.registry)
@@ -94,19 +107,6 @@ class TierMetrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-
-    def _start_at_zero(self, stages: Sequence[int]) -> None:
-        for outcome in get_args(Outcome):
-            self._requests.labels(self._tier, outcome)
-        for reason in get_args(DegradedReason):
-            self._degraded.labels(self._tier, reason)
-        for side, direction in itertools.product(get_args(Side), get_args(Direction)):
-            self._wire_bytes.labels(self._tier, side, direction)
-        for stage in map(str, stages):
-            self._exits.labels(self._tier, stage)
-            self._queue_seconds.labels(self._tier, stage)
-            self._stage_seconds.labels(self._tier, stage)
-            self._batch_size.labels(self._tier, stage)
 
     def identify(self, *, version: str, bundle: str, network: str, policy: str) -> None:
         """State what runs and the bundle it serves."""
@@ -124,23 +124,23 @@ class TierMetrics:
 
     def count_result(self, outcome: Outcome) -> None:
         """One more sample has its result."""
-        self._requests.labels(self._tier, outcome).inc()
+        self._requests[outcome].inc()
 
     def count_exit(self, exit_index: int, reason: DegradedReason | None) -> None:
         """One more answer was given here, by this exit; with a reason it is degraded."""
-        self._exits.labels(self._tier, str(exit_index)).inc()
+        self._exits[exit_index].inc()
         if reason is not None:
-            self._degraded.labels(self._tier, reason).inc()
+            self._degraded[reason].inc()
 
     def observe_batch(self, stage: int, size: int, seconds: float) -> None:
         """One more batch went through a stage."""
-        self._batch_size.labels(self._tier, str(stage)).observe(size)
-        self._stage_seconds.labels(self._tier, str(stage)).observe(seconds)
+        self._batch_size[stage].observe(size)
+        self._stage_seconds[stage].observe(seconds)
 
     def observe_queue(self, stage: int, seconds: float) -> None:
         """One more sample waited for a stage."""
-        self._queue_seconds.labels(self._tier, str(stage)).observe(seconds)
+        self._queue_seconds[stage].observe(seconds)
 
     def count_bytes(self, side: Side, direction: Direction, count: int) -> None:
         """One more message, of that many bytes, to or from the tier or caller on that side."""
-        self._wire_bytes.labels(self._tier, side, direction).inc(count)
+        self._wire_bytes[side, direction].inc(count)

@@ -36,14 +36,16 @@ DEGRADED_POLICY: Degraded
 DEGRADED_BROWNOUT: Degraded
 
 class Request(_message.Message):
-    __slots__ = ("names", "samples", "cancels")
+    __slots__ = ("names", "samples", "cancels", "padding")
     NAMES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     names: _containers.RepeatedCompositeFieldContainer[Name]
     samples: _containers.RepeatedCompositeFieldContainer[Sample]
     cancels: _containers.RepeatedCompositeFieldContainer[SampleId]
-    def __init__(self, names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[SampleId, _Mapping]]] = ...) -> None: ...
+    padding: bytes
+    def __init__(self, names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[SampleId, _Mapping]]] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class Response(_message.Message):
     __slots__ = ("names", "results", "credits", "message_bytes")

@@ -1,0 +1,81 @@
+"""One sample under way in a tier: it ends once, with an answer, an error, or because its caller has gone.
+
+begin -> waits for a stage (Turn) -> ... -> waits for a hop (a task) -> end() -> deliver
+             |                                  |
+             +----------- cancel() -------------+--> nobody hears
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from offramp.errors import BundleMismatch, DeadlineExceeded, InvalidInput, TierUnavailable
+from offramp.rpc import Answer, Origin
+from offramp.serving.batching import Turn
+from offramp.serving.work import Work
+from offramp.telemetry.metrics import Outcome
+
+Deliver = Callable[[Answer | Exception], None]
+
+
+class Request:
+    """`deliver` hears the outcome; `over` is told of every end, once, with the name that the metrics count it by."""
+
+    __slots__ = ("_deliver", "_over", "_task", "began", "is_over", "origin", "turn", "work")
+
+    def __init__(
+        self, origin: Origin, deliver: Deliver, over: Callable[[Request, Outcome], None]
+    ) -> None:
+        self._deliver, self._over = deliver, over
+        self.origin, self.began = origin, time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+        self.work: Work | None = None
+        self.turn: Turn | None = None
+        self.is_over = False
+
+    def await_end_of(self, answering: Coroutine[Any, Any, Answer]) -> None:
+        """What comes next takes a task of its own."""
+        self._task = asyncio.create_task(self._end_with(answering))
+
+    async def _end_with(self, answering: Coroutine[Any, Any, Answer]) -> None:
+        try:
+            outcome: Answer | Exception = await answering
+        except Exception as exc:
+            outcome = exc
+        self.end(outcome)
+
+    def end(self, outcome: Answer | Exception) -> None:
+        """Deliver it, unless the caller has gone."""
+        if not self.is_over:
+            self.is_over = True
+            self._over(self, outcome_of(outcome))
+            self._deliver(outcome)
+
+    def cancel(self) -> None:
+        """The caller has gone: nothing is delivered."""
+        if self.is_over:
+            return
+        self.is_over = True
+        if self.turn is not None:
+            self.turn.give_up()
+        if self._task is not None:
+            self._task.cancel()
+        self._over(self, "cancelled")
+
+
+def outcome_of(outcome: Answer | Exception) -> Outcome:
+    """The name under which the metrics count a sample that ended so."""
+    if isinstance(outcome, Answer):
+        return "degraded" if outcome.degraded else "answered"
+    if isinstance(outcome, InvalidInput):
+        return "invalid"
+    if isinstance(outcome, BundleMismatch):
+        return "mismatch"
+    if isinstance(outcome, DeadlineExceeded):
+        return "expired"
+    if isinstance(outcome, TierUnavailable):
+        return "overloaded" if outcome.reason == "overloaded" else "unavailable"
+    return "failed"
