@@ -1,6 +1,7 @@
 """The systems of W2: how each puts a network of three stages on three tiers, and who carries what goes on.
 
 offramp        caller -> device -> fog -> cloud          tiers hand on, over one stream each
+floor          caller -> device -> fog -> cloud          the same with nothing but the bytes
 mosec          caller -> device -> fog -> cloud          a worker behind each stage asks the next tier
 mosec-caller   caller -> device, -> fog, -> cloud        the caller asks each tier, with what the last one gave it
 kserve         caller -> device -> fog -> cloud          a model calls the next tier's
@@ -8,6 +9,7 @@ kserve         caller -> device -> fog -> cloud          a model calls the next 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from benchmarks.serving.systems import PEERS, tier_command
 from offramp.bundle import load_bundle
 
 TIERS = ("device", "fog", "cloud")
+Start = Callable[[Prepared, int, Sequence[int]], Command]  # of a tier's number and all ports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,7 @@ class Pipeline:
     name: str
     title: str
     protocol: str
-    start: Callable[[Prepared, int, Sequence[int]], Command]
+    start: Start
     asks_all: bool = False
     peer: str = ""
 
@@ -53,7 +56,7 @@ def _offramp(prepared: Prepared, tier: int, ports: Sequence[int]) -> Command:
     return tier_command(TIERS[tier], prepared.three, ports[tier], **flags)
 
 
-def _peer(peer: str, *, hands_on: bool) -> Callable[[Prepared, int, Sequence[int]], Command]:
+def _by_hand(program: Sequence[str], *, hands_on: bool) -> Start:
     def start(prepared: Prepared, tier: int, ports: Sequence[int]) -> Command:
         last = tier + 1 == len(ports)
         settings = load_bundle(prepared.three).manifest.policies[0].exits
@@ -64,17 +67,28 @@ def _peer(peer: str, *, hands_on: bool) -> Callable[[Prepared, int, Sequence[int
             "THRESHOLD": "" if last else repr(settings[tier].threshold),
             "NEXT": f"127.0.0.1:{ports[tier + 1]}" if hands_on and not last else "",
         }
-        return Command([str(python_of(peer)), str(PEERS / f"{peer}_tier_server.py")], variables)
+        return Command(list(program), variables)
 
     return start
 
 
-OURS = "offramp"
+def _peer(peer: str, *, hands_on: bool) -> Start:
+    program = (str(python_of(peer)), str(PEERS / f"{peer}_tier_server.py"))
+    return _by_hand(program, hands_on=hands_on)
+
+
+OURS, FLOOR = "offramp", "floor"
 PIPELINES = {
     pipeline.name: pipeline
     for pipeline in (
         Pipeline(
             name=OURS, title="**offramp**, streams", protocol="offramp stream", start=_offramp
+        ),
+        Pipeline(
+            name=FLOOR,
+            title="floor: bare streams of grpc.aio, written by hand",
+            protocol="bare stream",
+            start=_by_hand((sys.executable, "-m", "benchmarks.serving.floor_tier"), hands_on=True),
         ),
         Pipeline(
             name="mosec",

@@ -53,7 +53,7 @@ async def batching(stages: GatedStages, most: int) -> AsyncIterator[Batcher]:
         yield batcher
     finally:
         stages.gate.set()
-        await batcher.close()
+        batcher.close()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from tests.serving.toy import CLASSES, SURE_AT
 from tests.serving.wire import NAMES, Caller, ScriptedTier, answer, calling, sample, scripted
 
 from offramp.rpc import Tier
+from offramp.rpc.stream import SERVICE
 from offramp.rpc.v1 import tier_pb2 as pb
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -250,3 +251,17 @@ async def test_bytes_are_those_of_whole_messages(scores: Path) -> None:
         pytest.approx(30, abs=8),
     ]
     del result
+
+
+async def test_bytes_that_are_no_message_end_the_stream_and_nothing_else(scores: Path) -> None:
+    async with running(Tier.CLOUD, scores, 2) as cloud, calling(cloud.listen) as caller:
+        async with grpc.aio.insecure_channel(cloud.listen) as channel:
+            call = channel.stream_stream(f"/{SERVICE}/Stream")(wait_for_ready=True)
+            await call.read()
+            await call.write(b"\xff\xff\xff")
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call.read()
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.value.details() == "request: its bytes are not a message of this protocol"
+        (result,) = await caller.ask(sample(0, SURE_AT[0]))
+    assert result.answer.label == 0

@@ -5,6 +5,7 @@ Every client checks what it gets back far enough to say the label, so that no se
 
 from __future__ import annotations
 
+from benchmarks.serving.clients.bare_stream import BareStreamClient
 from benchmarks.serving.clients.chain import ChainClient
 from benchmarks.serving.clients.client import Answer, Client, Images
 from benchmarks.serving.clients.http import BentoClient, LitServeClient, MosecClient
@@ -17,6 +18,7 @@ CLIENTS: dict[str, type[Client]] = {
     "offramp stream": StreamClient,
     "offramp unary": UnaryClient,
     "open inference": OpenInferenceClient,
+    "bare stream": BareStreamClient,
     "http": MosecClient,
     "http chain": ChainClient,
     "litserve": LitServeClient,

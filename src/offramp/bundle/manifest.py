@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -218,4 +219,9 @@ class Manifest(BaseModel):
         """The policy of that name or id; the default for an empty string; None if there is none."""
         if not wanted:
             return self.policies[0]
-        return next((p for p in self.policies if wanted in (p.name, p.id)), None)
+        return self._policies.get(wanted)
+
+    @cached_property
+    def _policies(self) -> dict[str, ExitPolicy]:
+        ids = {policy.id: policy for policy in reversed(self.policies)}
+        return {**ids, **{policy.name: policy for policy in reversed(self.policies)}}

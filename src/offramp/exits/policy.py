@@ -130,6 +130,8 @@ class ExitPolicy:
 
         Nothing has been decided before boundary 0, so that there the state is empty.
         """
+        if not (data or self._has_state):
+            return
         wanted = self.state_bytes(classes) if boundary > 0 else 0
         if len(data) != wanted:
             declares = f"{self.rule}, combining {self.combine}, declares {wanted}"

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
 from offramp.rpc.messages import (
     GRPC_PREFIX_BYTES,
@@ -19,7 +21,6 @@ from offramp.rpc.messages import (
     answer_from_proto,
     id_to_proto,
     in_messages,
-    names_bytes,
     sample_to_proto,
 )
 from offramp.rpc.names import NamesSaid, NamesTold
@@ -33,11 +34,10 @@ _LAST_WORDS_S = 1.0  # from a failed write to the status of the stream, which sa
 
 
 class _Part(NamedTuple):
-    """One sample of a message, and the names that it is the first to use."""
+    """One sample, and the pb.Request of it alone, with the names that it is the first to use."""
 
     asked: Asked
-    message: pb.Sample
-    names: list[pb.Name]
+    request: bytes
 
 
 class Exchange:
@@ -50,8 +50,10 @@ class Exchange:
         self._message_bytes, self._count_bytes = message_bytes, count_bytes
         self._told, self._said = NamesTold(), NamesSaid()
 
-    async def run(self, first: pb.Response) -> bool:
+    async def run(self, first: bytes) -> bool:
         """Return once the stream has ended: whether by this side, whose names are used up, to go on with another.
+
+        first: the pb.Response that opened it.
 
         Raises AioRpcError, or InvalidInput for nonsense from the tier.
         """
@@ -73,21 +75,17 @@ class Exchange:
         return ends[1] is None  # only a full table lets the writer end by itself
 
     async def _read(self) -> None:
-        while isinstance(response := await self._call.read(), pb.Response):
-            self._take(response)
+        while isinstance(data := await self._call.read(), bytes):
+            self._take(data)
 
     async def _write(self) -> None:
         while not self._said.is_full:
             asked, forgotten = await self._pending.take()
-            for group in in_messages(self._parts(asked), _size_of, self._message_bytes):
-                message = pb.Request(
-                    names=[name for part in group for name in part.names],
-                    samples=[part.message for part in group],
-                )
-                await self._send(message, [part.asked for part in group])
-            cancels = (id_to_proto(sample_id, self._said) for sample_id in forgotten)
-            for ids in in_messages(cancels, pb.SampleId.ByteSize, self._message_bytes):
-                await self._send(pb.Request(cancels=ids))
+            for data, parts in in_messages(self._parts(asked), _request_of, self._message_bytes):
+                await self._send(data, [part.asked for part in parts])
+            cancels = (_cancel(id_to_proto(one, self._said)) for one in forgotten)
+            for data, _ in in_messages(cancels, bytes, self._message_bytes):
+                await self._send(data)
         await self._pending.all_answered()
         await self._call.done_writing()
 
@@ -101,19 +99,21 @@ class Exchange:
                 self._pending.put_back([one, *waiting])
                 return
             message = sample_to_proto(one.sample, self._said, one.deadline - time.monotonic())
-            yield _Part(one, message, self._said.take_unsaid())
+            request = pb.Request(names=self._said.take_unsaid(), samples=[message])
+            yield _Part(one, request.SerializeToString())
 
-    async def _send(self, message: pb.Request, asked: Sequence[Asked] = ()) -> None:
-        size = message.ByteSize() + GRPC_PREFIX_BYTES
+    async def _send(self, data: bytes, asked: Sequence[Asked] = ()) -> None:
+        size = len(data) + GRPC_PREFIX_BYTES
         self._count_bytes("up", size)
         for one in asked:  # before the write, for a reply may be there before it returns
             one.bytes_up = size / len(asked)
-        await self._call.write(message)
+        await self._call.write(data)
 
-    def _take(self, response: pb.Response) -> None:
-        self._told.learn(response.names)
-        size = response.ByteSize() + GRPC_PREFIX_BYTES
+    def _take(self, data: bytes) -> None:
+        size = len(data) + GRPC_PREFIX_BYTES
         self._count_bytes("down", size)
+        response = response_from(data)
+        self._told.learn(response.names)
         for result in response.results:
             if not result.final:
                 continue  # an early answer; nobody here asks for one yet
@@ -129,6 +129,19 @@ class Exchange:
             return TierUnavailable("mismatch", f"its answer makes no sense: {exc}")
 
 
-def _size_of(part: _Part) -> int:
-    size: int = part.message.ByteSize()
-    return size + names_bytes(part.names)
+def _request_of(part: _Part) -> bytes:
+    return part.request
+
+
+def _cancel(sample_id: pb.SampleId) -> bytes:
+    data: bytes = pb.Request(cancels=[sample_id]).SerializeToString()
+    return data
+
+
+def response_from(data: bytes) -> pb.Response:
+    """The message of those bytes. Raises InvalidInput where they are none."""
+    try:
+        response: pb.Response = pb.Response.FromString(data)
+    except DecodeError:
+        raise InvalidInput("response", "its bytes are not a message of this protocol") from None
+    return response

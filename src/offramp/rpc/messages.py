@@ -19,7 +19,6 @@ from offramp.rpc.names import NamesSaid, NamesTold, Origin
 from offramp.rpc.payload import EncodedImage, Payload, TensorBytes
 from offramp.rpc.v1 import tier_pb2 as pb
 
-_FIELD_BYTES = 6  # before a part of a message: a tag, and a length of at most 5
 ENVELOPE_BYTES = (
     1024  # kept free beside a payload: its sample's names are at most 600, its other fields 150
 )
@@ -250,36 +249,34 @@ def _leg_from_proto(message: pb.Leg) -> Leg:
     )
 
 
-def names_bytes(names: Iterable[pb.Name]) -> int:
-    """At most so many bytes of a message are these names."""
-    return sum(name.ByteSize() + _FIELD_BYTES for name in names)
-
-
 Part = TypeVar("Part")
 
 
 def in_messages(
-    parts: Iterable[Part], size_of: Callable[[Part], int], limit_bytes: int
-) -> Iterator[list[Part]]:
-    """The parts in order, in as few lists as keep the message of each within the limit.
+    parts: Iterable[Part], bytes_of: Callable[[Part], bytes], limit_bytes: int
+) -> Iterator[tuple[bytes, list[Part]]]:
+    """The parts in order, in as few messages as keep each within the limit: its bytes, and the parts in it.
 
-    size_of: bytes of a part and of the names that it brings. A part that alone is over the limit comes alone. Parts
-    are asked for as late as possible.
+    bytes_of: of a part, a whole message that holds it alone; joined they are one message that holds all (Protocol
+    Buffers, Encoding, "Last One Wins": concatenated messages merge). A part over the limit comes alone. Parts are asked
+    for as late as possible.
 
-    >>> list(in_messages([b"aaaa", b"bbbb", b"c"], len, 20))
-    [[b'aaaa', b'bbbb'], [b'c']]
+    >>> [message for message, _ in in_messages([b"aaaa", b"bbbb", b"c"], bytes, 8)]
+    [b'aaaabbbb', b'c']
     """
+    pieces: list[bytes] = []
     together: list[Part] = []
     total = 0
     for part in parts:
-        size = size_of(part) + _FIELD_BYTES
-        if together and total + size > limit_bytes:
-            yield together
-            together, total = [], 0
+        piece = bytes_of(part)
+        if together and total + len(piece) > limit_bytes:
+            yield b"".join(pieces), together
+            pieces, together, total = [], [], 0
+        pieces.append(piece)
         together.append(part)
-        total += size
+        total += len(piece)
     if together:
-        yield together
+        yield b"".join(pieces), together
 
 
 def _microseconds(seconds: float) -> int:

@@ -27,7 +27,7 @@ from offramp.errors import (
     OfframpError,
     TierUnavailable,
 )
-from offramp.rpc.exchange import CountBytes, Exchange
+from offramp.rpc.exchange import CountBytes, Exchange, response_from
 from offramp.rpc.messages import ENVELOPE_BYTES, GRPC_PREFIX_BYTES, Sample
 from offramp.rpc.names import check_lengths
 from offramp.rpc.payload import payload_bytes
@@ -36,6 +36,7 @@ from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.rpc.v1 import tier_pb2_grpc
 
 logger = logging.getLogger(__name__)
+SERVICE = pb.DESCRIPTOR.services_by_name["Tier"].full_name
 _GRPC_JITTER = 1.2  # gRPC waits up to a fifth longer than it is told
 
 
@@ -69,6 +70,11 @@ class StreamOptions:
 
 def _stub(channel: grpc.aio.Channel) -> Any:
     return tier_pb2_grpc.TierStub(channel)  # type: ignore[no-untyped-call]
+
+
+def _open_stream(channel: grpc.aio.Channel, *, wait_for_ready: bool) -> Any:
+    """A call whose messages are bytes as they travel, so that their sizes are known for nothing."""
+    return channel.stream_stream(f"/{SERVICE}/Stream")(wait_for_ready=wait_for_ready)
 
 
 class TierStream:
@@ -225,17 +231,18 @@ class TierStream:
         """Let the connection's windows grow before the first sample needs them."""
         size = min(self._options.padding_bytes, self._message_bytes - ENVELOPE_BYTES)
         if size > 0:
-            message = pb.Request(padding=bytes(size))
-            self._count_bytes("up", message.ByteSize() + GRPC_PREFIX_BYTES)
-            await call.write(message)
+            data = pb.Request(padding=bytes(size)).SerializeToString()
+            self._count_bytes("up", len(data) + GRPC_PREFIX_BYTES)
+            await call.write(data)
 
     async def _converse_once(self) -> bool:
         """Serve one stream to its end; whether to go on with another at once."""
         # With one at hand until now there are samples that wait: rather fail them than wait for the tier.
-        call = _stub(self._channel).Stream(wait_for_ready=not self._connected.is_set())
-        first = await call.read()
-        if not isinstance(first, pb.Response):
+        call = _open_stream(self._channel, wait_for_ready=not self._connected.is_set())
+        data = await call.read()
+        if not isinstance(data, bytes):
             return False  # ended before it began
+        first = response_from(data)
         self._credits = first.credits
         own_bytes = self._options.message_bytes
         self._message_bytes = min(own_bytes, first.message_bytes or own_bytes)
@@ -248,4 +255,4 @@ class TierStream:
             message_bytes=self._message_bytes,
             count_bytes=self._count_bytes,
         )
-        return await exchange.run(first)
+        return await exchange.run(data)

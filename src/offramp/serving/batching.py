@@ -9,11 +9,12 @@ done leaves before what is new begins. Within a queue each origin has its turn: 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from offramp.errors import DeadlineExceeded, TierUnavailable
@@ -51,6 +52,9 @@ class FairQueue:
         self._circle: dict[Origin, deque[Turn]] = {}  # in the order of their next turn
         self._count = 0
 
+    def __len__(self) -> int:
+        return self._count
+
     def ahead_of(self, origin: Origin) -> int:
         """How many have their turn before one more of this origin, at most."""
         of_its_own = len(self._circle.get(origin, ()))
@@ -87,23 +91,23 @@ class Batcher:
         self._sample_s: dict[int, float] = {}  # of a stage, in batches as they were of late
         self._running: list[Turn] = []
         self._free_at = 0.0  # when the batch that computes will be done
-        self._wake = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it serves
+        self._is_busy = False  # a batch computes, or is about to be made up
 
     def start(self) -> None:
         """Begin to serve the queues."""
-        self._task = asyncio.create_task(self._serve(), name="batcher")
+        self._loop = asyncio.get_running_loop()
+        self._go_on()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop; whatever still waits hears TierUnavailable."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        self._loop = None
+        waiting, self._running = self._running, []
         for queue in self._queues.values():
             while (turn := queue.take()) is not None:
-                self._running.append(turn)
-        for turn in self._running:
+                waiting.append(turn)
+        for turn in waiting:
             if not turn.given_up:
                 turn.settle(TierUnavailable("unreachable", "this tier has shut down"))
         self._executor.shutdown()
@@ -119,16 +123,16 @@ class Batcher:
         if queue is None:
             queue = self._queues[stage] = FairQueue()
         queue.put(turn)
-        self._wake.set()
+        self._go_on()
         return turn
 
     def wait_s(self, origin: Origin) -> float:
         """How long one more of this origin would wait for its first stage here, as the last batches went."""
-        queued = sum(
-            queue.ahead_of(origin) * self._sample_s.get(stage, 0.0)
-            for stage, queue in self._queues.items()
-        )
-        return queued + max(0.0, self._free_at - time.monotonic())
+        wait_s = max(0.0, self._free_at - time.monotonic()) if self._running else 0.0
+        for stage, queue in self._queues.items():
+            if queue:
+                wait_s += queue.ahead_of(origin) * self._sample_s.get(stage, 0.0)
+        return wait_s
 
     async def advance(self, work: Work, stage: int, deadline: float) -> None:
         """Return once the work has passed the stage. Raises what `submit` would settle with."""
@@ -148,30 +152,48 @@ class Batcher:
         finally:
             turn.give_up()
 
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            stage, batch = self._next_batch()
-            self._running = batch
-            if not batch:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            works = [turn.work for turn in batch]
-            began = time.monotonic()
-            self._free_at = began + len(batch) * self._sample_s.get(stage, 0.0)
-            try:
-                if len(batch) == 1 and self._sample_s.get(stage, math.inf) < _SHORT_S:
-                    errors = self._run_stage(stage, works)
-                else:
-                    errors = await loop.run_in_executor(
-                        self._executor, self._run_stage, stage, works
-                    )
-                outcomes = list(zip(batch, errors, strict=True))
-            except Exception as exc:  # whoever hears of it logs it
-                outcomes = [(turn, exc) for turn in batch]
-            self._running = []
-            self._settle(stage, outcomes, began, time.monotonic() - began)
+    def _go_on(self) -> None:
+        """Make up the next batch once everything that the loop has at hand has come in."""
+        if self._loop is not None and not self._is_busy:
+            self._is_busy = True
+            self._loop.call_soon(self._begin_batch)
+
+    def _begin_batch(self) -> None:
+        stage, batch = self._next_batch()
+        if not batch or self._loop is None:
+            self._is_busy = False
+            return
+        self._running = batch
+        began, sample_s = time.monotonic(), self._sample_s.get(stage, math.inf)
+        if len(batch) == 1 and sample_s < _SHORT_S:
+            self._end_batch(stage, batch, began, self._computed(stage, batch))
+            return
+        self._free_at = began + len(batch) * self._sample_s.get(stage, 0.0)
+        loop = self._loop
+
+        def done(future: Future[list[Exception | None]]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended without a close()
+                loop.call_soon_threadsafe(self._end_batch, stage, batch, began, future.result())
+
+        self._executor.submit(self._computed, stage, batch).add_done_callback(done)
+
+    def _computed(self, stage: int, batch: Sequence[Turn]) -> list[Exception | None]:
+        """What was wrong with each; a fault of the stage is that of all."""
+        try:
+            errors = self._run_stage(stage, [turn.work for turn in batch])
+            return [error for _, error in zip(batch, errors, strict=True)]
+        except Exception as exc:  # whoever hears of it logs it
+            return [exc] * len(batch)
+
+    def _end_batch(
+        self, stage: int, batch: list[Turn], began: float, errors: list[Exception | None]
+    ) -> None:
+        if self._running is not batch:
+            return  # closed meanwhile
+        self._running, self._is_busy = [], False
+        if any(self._queues.values()):
+            self._go_on()
+        self._settle(stage, list(zip(batch, errors, strict=True)), began, time.monotonic() - began)
 
     def _next_batch(self) -> tuple[int, list[Turn]]:
         for stage in sorted(self._queues, reverse=True):

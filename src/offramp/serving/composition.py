@@ -57,7 +57,7 @@ class Parts:
     async def close(self) -> None:
         """Let go of uplink, inference thread and metrics."""
         await self.uplink.close()
-        await self.batcher.close()
+        self.batcher.close()
         if self._exposition is not None:
             await asyncio.to_thread(self._exposition.close)
 

@@ -11,18 +11,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
 from offramp.rpc import Answer, NamesSaid, NamesTold, SampleId
+from offramp.rpc.exchange import Direction
 from offramp.rpc.messages import (
     GRPC_PREFIX_BYTES,
     answer_to_proto,
     id_from_proto,
     in_messages,
-    names_bytes,
     sample_from_proto,
 )
 from offramp.rpc.status import status_of
@@ -33,14 +35,9 @@ from offramp.serving.settings import Limits
 
 logger = logging.getLogger(__name__)
 
-Read = Callable[[], Awaitable[Any]]  # the next pb.Request, or something else at the end
-
-
-class _Part(NamedTuple):
-    """One result of a message, and the names that it is the first to use."""
-
-    result: pb.Result
-    names: list[pb.Name]
+Read = Callable[
+    [], Awaitable[Any]
+]  # the bytes of the next pb.Request, or something else at the end
 
 
 class Conversation:
@@ -50,7 +47,7 @@ class Conversation:
         self._engine, self._limits = engine, limits
         self._told, self._said = NamesTold(), NamesSaid()
         self._under_way: dict[SampleId, Request] = {}
-        self._results: list[_Part] = []
+        self._results: list[bytes] = []  # a pb.Response of each alone, with the names it brings
         self._ready = asyncio.Event()  # a result, or the end
         self._room = asyncio.Event()  # results were sent, so that more samples may be read
         self._ending = False
@@ -70,7 +67,7 @@ class Conversation:
             first = pb.Response(
                 credits=self._engine.most_in_flight, message_bytes=self._limits.message_bytes
             )
-            await write(self._counted(first))
+            await self._write(write, first.SerializeToString())
             while self._under_way or not self._ending:
                 await self._ready.wait()
                 self._ready.clear()
@@ -90,6 +87,7 @@ class Conversation:
             for message in request.samples:
                 given_us = message.time_left_us if message.HasField("time_left_us") else most_us
                 message.time_left_us = min(given_us, most_us)
+        self._count("up", request.ByteSize())
         try:
             self._take(request)
             while self._under_way:
@@ -97,12 +95,16 @@ class Conversation:
                 await self._ready.wait()
         finally:
             self._cancel_all()
-        return self._counted(_response(self._results))
+        data = b"".join(self._results)
+        self._count("down", len(data))
+        response: pb.Response = pb.Response.FromString(data)
+        return response
 
     async def _read(self, read: Read) -> None:
         try:
-            while isinstance(request := await read(), pb.Request):
-                self._take(request)
+            while isinstance(data := await read(), bytes):
+                self._count("up", len(data))
+                self._take(_request_from(data))
                 while len(self._results) > self._engine.most_in_flight:
                     self._room.clear()  # a caller that does not read its results
                     await self._room.wait()
@@ -110,7 +112,6 @@ class Conversation:
             self.end_when_answered()
 
     def _take(self, request: pb.Request) -> None:
-        self._engine.metrics.count_bytes("downstream", "up", request.ByteSize() + GRPC_PREFIX_BYTES)
         self._told.learn(request.names)
         now = time.monotonic()
         for message in request.samples:
@@ -160,26 +161,27 @@ class Conversation:
         self._push(result)
 
     def _push(self, result: pb.Result) -> None:
-        self._results.append(_Part(result, self._said.take_unsaid()))
+        response = pb.Response(names=self._said.take_unsaid(), results=[result])
+        self._results.append(response.SerializeToString())
         self._ready.set()
 
     async def _send(self, write: Any) -> None:
         results, self._results = self._results, []
-        for together in in_messages(results, _size_of, self._limits.message_bytes):
-            await write(self._counted(_response(together)))
+        for data, _ in in_messages(results, bytes, self._limits.message_bytes):
+            await self._write(write, data)
         self._room.set()
 
-    def _counted(self, response: pb.Response) -> pb.Response:
-        size = response.ByteSize() + GRPC_PREFIX_BYTES
-        self._engine.metrics.count_bytes("downstream", "down", size)
-        return response
+    async def _write(self, write: Any, data: bytes) -> None:
+        self._count("down", len(data))
+        await write(data)
+
+    def _count(self, direction: Direction, size: int) -> None:
+        self._engine.metrics.count_bytes("downstream", direction, size + GRPC_PREFIX_BYTES)
 
 
-def _response(parts: Sequence[_Part]) -> pb.Response:
-    names = [name for part in parts for name in part.names]
-    return pb.Response(results=[part.result for part in parts], names=names)
-
-
-def _size_of(part: _Part) -> int:
-    size: int = part.result.ByteSize()
-    return size + names_bytes(part.names)
+def _request_from(data: bytes) -> pb.Request:
+    try:
+        request: pb.Request = pb.Request.FromString(data)
+    except DecodeError:
+        raise InvalidInput("request", "its bytes are not a message of this protocol") from None
+    return request

@@ -156,8 +156,8 @@ class Engine:
             if own > share or self._in_flight > 2 * self.most_in_flight:
                 text = f"{self.most_in_flight} samples are in flight here"
                 raise TierUnavailable("overloaded", text)
-        left_s = sample.deadline - time.monotonic()
-        if 0 < left_s < self._batcher.wait_s(sample.id.origin):
+        wait_s = self._batcher.wait_s(sample.id.origin)
+        if wait_s and 0 < (left_s := sample.deadline - time.monotonic()) < wait_s:
             raise TierUnavailable("overloaded", f"the queue is longer than the {left_s:.3g} s left")
 
     def _climb(self, request: Request, work: Work) -> None:

@@ -89,9 +89,14 @@ def run_stage(
 
 def _compute(runner: StageRunner, stage: int, works: Sequence[Work], stretch: Stretch) -> None:
     columns = zip(*(work.arrays or () for work in works), strict=True)
-    outputs = runner.run(stage, [np.stack(column) for column in columns])
+    outputs = runner.run(stage, [_stacked(column) for column in columns])
     stretch.wait()
     _move_on(works, stage, outputs)
+
+
+def _stacked(column: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """(N, ...); one alone is not copied."""
+    return column[0][np.newaxis] if len(column) == 1 else np.stack(column)
 
 
 def _compute_singly(
@@ -110,12 +115,7 @@ def _compute_singly(
 
 def _move_on(sound: Sequence[Work], stage: int, outputs: StageOutputs) -> None:
     """Give each work its answer so far and its next boundary; those whose outputs are not finite stay."""
-    finite = np.atleast_1d(np.isfinite(outputs.logits).all(axis=1))
-    if outputs.gate is not None:
-        finite &= np.isfinite(outputs.gate)
-    for tensor in outputs.boundary:  # the next tier would refuse what this one might go on with
-        if tensor.dtype.kind == "f":
-            finite &= np.isfinite(tensor).reshape(len(tensor), -1).all(axis=1)
+    finite = _finite(outputs)
     for policy in {work.policy.id: work.policy for work in sound}.values():
         rows = [k for k, work in enumerate(sound) if work.policy.id == policy.id and finite[k]]
         decision = _decision(policy, stage, outputs, rows, [sound[k] for k in rows])
@@ -127,6 +127,16 @@ def _move_on(sound: Sequence[Work], stage: int, outputs: StageOutputs) -> None:
             work.arrays = tuple(tensor[k] for tensor in outputs.boundary)
             if decision.state is not None:
                 work.exit_state = decision.state[place].tobytes()
+
+
+def _finite(outputs: StageOutputs) -> NDArray[np.bool_]:
+    """(N,): whose logits, gate and boundary are numbers; of the boundary, for the next tier would refuse them."""
+    found = np.ones(len(outputs.logits), np.bool_)
+    gates = () if outputs.gate is None else (outputs.gate,)
+    for tensor in (outputs.logits, *gates, *outputs.boundary):
+        if tensor.dtype.kind == "f" and not (is_finite := np.isfinite(tensor)).all():
+            found &= is_finite.reshape(len(tensor), -1).all(axis=1)
+    return found
 
 
 def _decision(

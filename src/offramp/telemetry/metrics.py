@@ -10,9 +10,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 from offramp.errors import DegradedReason
+from offramp.telemetry.instruments import Count, Instruments, Spread
 
 Outcome = Literal[
     "answered",
@@ -42,43 +43,43 @@ class TierMetrics:
     def __init__(self, tier: str, stages: Sequence[int]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self._instruments = Instruments()
+        self.registry.register(self._instruments)
         self._tier = tier
-        # One child a label value, looked up here once: `labels()` costs more than what it counts.
-        requests = self._counter("requests", "Samples by outcome.", "outcome")
-        self._requests = {name: requests.labels(tier, name) for name in get_args(Outcome)}
-        exits = self._counter("exits", "Answers that this tier gave, by exit.", "exit")
-        self._exits = {stage: exits.labels(tier, str(stage)) for stage in stages}
-        degraded = self._counter(
-            "degraded", "Answers of an exit that would have handed on, by reason.", "reason"
-        )
-        self._degraded = {why: degraded.labels(tier, why) for why in get_args(DegradedReason)}
-        wire_bytes = self._counter(
-            "wire_bytes",
-            "Whole gRPC messages of samples and results, the 5 bytes before each included.",
-            *("side", "direction"),
-        )
+        self._requests = {
+            name: self._count("requests", "Samples by outcome.", outcome=name)
+            for name in get_args(Outcome)
+        }
+        self._exits = {
+            stage: self._count("exits", "Answers that this tier gave, by exit.", exit=str(stage))
+            for stage in stages
+        }
+        degraded = "Answers of an exit that would have handed on, by reason."
+        self._degraded = {
+            why: self._count("degraded", degraded, reason=why) for why in get_args(DegradedReason)
+        }
+        wire_bytes = "Whole gRPC messages of samples and results, the 5 bytes before each included."
         self._wire_bytes = {
-            (side, direction): wire_bytes.labels(tier, side, direction)
+            (side, direction): self._count("wire_bytes", wire_bytes, side=side, direction=direction)
             for side, direction in itertools.product(get_args(Side), get_args(Direction))
         }
-        self.request_seconds = self._seconds(
-            "request", "From a sample's arrival to its result."
-        ).labels(tier)
+        self.request_seconds = self._seconds("request", "From a sample's arrival to its result.")
         self.hop_seconds = self._seconds(
             "hop", "From handing a sample on to its result, whichever it is."
-        ).labels(tier)
-        queue = self._seconds("queue", "A sample's wait for a stage.", "stage")
-        self._queue_seconds = {stage: queue.labels(tier, str(stage)) for stage in stages}
-        computing = self._seconds("stage", "A batch's computation in a stage.", "stage")
-        self._stage_seconds = {stage: computing.labels(tier, str(stage)) for stage in stages}
-        sizes = Histogram(
-            "offramp_batch_size",
-            "Samples in a batch.",
-            ("tier", "stage"),
-            buckets=_BATCHES,
-            registry=self.registry,
         )
-        self._batch_size = {stage: sizes.labels(tier, str(stage)) for stage in stages}
+        queue = "A sample's wait for a stage."
+        self._queue_seconds = {k: self._seconds("queue", queue, stage=str(k)) for k in stages}
+        computing = "A batch's computation in a stage."
+        self._stage_seconds = {k: self._seconds("stage", computing, stage=str(k)) for k in stages}
+        self._batch_size = {
+            k: self._instruments.spread(
+                "offramp_batch_size",
+                "Samples in a batch.",
+                {"tier": tier, "stage": str(k)},
+                _BATCHES,
+            )
+            for k in stages
+        }
         self.in_flight = self._gauge("in_flight", "Samples accepted and not yet answered.").labels(
             tier
         )
@@ -93,20 +94,15 @@ class TierMetrics:
         self._slowdown = self._gauge("slowdown_ratio", "Stage time over the time computed.")
         self._watts = self._gauge("power_watts", "What its tier profile says it draws.", "state")
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"offramp_{name}", text, ("tier", *labels), registry=self.registry)
+    def _count(self, name: str, text: str, **labels: str) -> Count:
+        return self._instruments.count(f"offramp_{name}", text, {"tier": self._tier, **labels})
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"offramp_{name}", text, ("tier", *labels), registry=self.registry)
 
-    def _seconds(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(
-            f"offramp_{name}_seconds",
-            text,
-            ("tier", *labels),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+    def _seconds(self, name: str, text: str, **labels: str) -> Spread:
+        name, named = f"offramp_{name}_seconds", {"tier": self._tier, **labels}
+        return self._instruments.spread(name, text, named, _SECONDS)
 
     def identify(self, *, version: str, bundle: str, network: str, policy: str) -> None:
         """State what runs and the bundle it serves."""
@@ -124,13 +120,13 @@ class TierMetrics:
 
     def count_result(self, outcome: Outcome) -> None:
         """One more sample has its result."""
-        self._requests[outcome].inc()
+        self._requests[outcome].add()
 
     def count_exit(self, exit_index: int, reason: DegradedReason | None) -> None:
         """One more answer was given here, by this exit; with a reason it is degraded."""
-        self._exits[exit_index].inc()
+        self._exits[exit_index].add()
         if reason is not None:
-            self._degraded[reason].inc()
+            self._degraded[reason].add()
 
     def observe_batch(self, stage: int, size: int, seconds: float) -> None:
         """One more batch went through a stage."""
@@ -143,4 +139,4 @@ class TierMetrics:
 
     def count_bytes(self, side: Side, direction: Direction, count: int) -> None:
         """One more message, of that many bytes, to or from the tier or caller on that side."""
-        self._wire_bytes[side, direction].inc(count)
+        self._wire_bytes[side, direction].add(count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,10 +45,20 @@ class TensorSpec:
         if self.bits != whole and not (self.dtype == "uint8" and 1 <= self.bits <= 8):
             raise ValueError(f"bits: {self.bits} does not fit {self.dtype}")
 
-    @property
+    @cached_property
+    def count(self) -> int:
+        """Values per sample."""
+        return math.prod(self.shape)
+
+    @cached_property
     def size_bytes(self) -> int:
         """Bytes on the wire, per sample; the most, where there is a coding."""
-        return -(-math.prod(self.shape) * self.bits // 8)
+        return -(-self.count * self.bits // 8)
+
+    @cached_property
+    def travels_as(self) -> np.dtype[Any]:
+        """Its dtype in little-endian order."""
+        return np.dtype(self.dtype).newbyteorder("<")
 
 
 def pack(tensor: NDArray[Any], spec: TensorSpec, coding: Coding | None = None) -> bytes:
@@ -67,7 +78,7 @@ def pack(tensor: NDArray[Any], spec: TensorSpec, coding: Coding | None = None) -
     if is_narrow:
         bits = np.unpackbits(tensor.reshape(-1, 1), axis=1)[:, 8 - spec.bits :]
         return np.packbits(bits).tobytes()
-    return tensor.astype(np.dtype(spec.dtype).newbyteorder("<"), copy=False).tobytes()
+    return tensor.astype(spec.travels_as, copy=False).tobytes()
 
 
 def unpack(data: bytes, spec: TensorSpec, field: str, coding: Coding | None = None) -> NDArray[Any]:
@@ -84,7 +95,7 @@ def unpack(data: bytes, spec: TensorSpec, field: str, coding: Coding | None = No
             f"{len(data)} bytes, but {spec.dtype} {list(spec.shape)} of {spec.bits} bits is "
             f"{spec.size_bytes}",
         )
-    count = math.prod(spec.shape)
+    count = spec.count
     if spec.dtype == "uint8" and spec.bits < 8:
         bits = np.unpackbits(np.frombuffer(data, np.uint8))
         if bits[count * spec.bits :].any():
@@ -92,7 +103,7 @@ def unpack(data: bytes, spec: TensorSpec, field: str, coding: Coding | None = No
         codes = np.zeros((count, 8), np.uint8)
         codes[:, 8 - spec.bits :] = bits[: count * spec.bits].reshape(count, spec.bits)
         return np.packbits(codes, axis=1).reshape(spec.shape)
-    tensor = np.frombuffer(data, np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
+    tensor = np.frombuffer(data, spec.travels_as).reshape(spec.shape)
     if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
         raise InvalidInput(field, "holds NaN or infinite values")
     return tensor.astype(spec.dtype, copy=False)
