@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from offramp.errors import DeadlineExceeded, InvalidInput
 from offramp.rpc import Origin, Sample, SampleId, TensorBytes, Tier
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.batching import Batcher, FairQueue, Turn
+from offramp.serving.foresight import StageTime
 from offramp.serving.runner import StageRunner
 from offramp.serving.work import Work, run_stage
 from offramp.telemetry import TierMetrics
@@ -205,7 +207,7 @@ async def test_the_wait_is_foreseen_from_the_batches_before(works: list[Work]) -
     stages = GatedStages()
     async with batching(stages, most=1) as batcher:
         origin = works[0].sample.id.origin
-        assert batcher.wait_s(origin) == 0.0  # nothing is known yet
+        assert batcher.needed_s(origin, 0) == 0.0  # nothing is known yet
         first = asyncio.create_task(batcher.advance(works[0], 0, LATER))
         await eventually(lambda: stages.batches)
         await asyncio.sleep(0.05)
@@ -214,9 +216,62 @@ async def test_the_wait_is_foreseen_from_the_batches_before(works: list[Work]) -
         stages.gate.clear()
         passing = [asyncio.create_task(batcher.advance(w, 0, LATER)) for w in works[1:4]]
         await eventually(lambda: len(stages.batches) == 2)
-        assert batcher.wait_s(origin) >= 0.1  # two that wait; the one that computes comes on top
+        assert (
+            batcher.needed_s(origin, 0) >= 0.1
+        )  # two that wait; the one that computes comes on top
         stages.gate.set()
         await asyncio.gather(*passing)
+
+
+def turns_of(batcher: Batcher, works: list[Work], devices: Sequence[str], deadline: float) -> None:
+    """A sample of each of those devices in the queue of stage 0."""
+    for k, device in enumerate(devices):
+        sample_id = SampleId(Origin(device, 1), k)
+        work = replace(works[0], sample=replace(works[0].sample, id=sample_id))
+        batcher.submit(work, 0, deadline, lambda _: None)
+
+
+@pytest.mark.parametrize(("other", "most"), [("one", 8), ("another", 4)])
+async def test_batches_are_short_while_several_origins_are_there(
+    works: list[Work], other: str, most: int
+) -> None:
+    stages = GatedStages()
+    async with batching(stages, most=8) as batcher:
+        batcher._times[0] = StageTime(0.0005)  # a sample, so that a quantum holds four
+        turns_of(batcher, works, [other, *["one"] * 9], LATER)
+        await eventually(lambda: stages.batches)
+        assert len(stages.batches[0][1]) == most
+
+
+async def test_no_batch_ends_after_a_deadline_in_it(works: list[Work]) -> None:
+    stages = GatedStages()
+    async with batching(stages, most=8) as batcher:
+        batcher._times[0] = StageTime(0.5)
+        turns_of(batcher, works, ["one"] * 9, time.monotonic() + 2.2)
+        await eventually(lambda: stages.batches)
+        assert len(stages.batches[0][1]) == 4
+
+
+async def test_what_cannot_be_done_in_time_is_not_begun_but_the_last_is_tried(
+    works: list[Work],
+) -> None:
+    stages = GatedStages()
+    async with batching(stages, most=8) as batcher:
+        batcher._times[0] = StageTime(30.0)  # as a tier may believe that has been slow once
+        turns_of(batcher, works, ["one"] * 3, time.monotonic() + 20.0)
+        await eventually(lambda: stages.batches)
+        assert stages.batches == [(0, [2])]
+
+
+def test_a_stage_s_time_is_learnt_with_how_far_off_it_is() -> None:
+    steady, jumpy = StageTime(), StageTime()
+    for k in range(100):
+        steady.learn(4, 0.4)
+        jumpy.learn(4, 0.4 if k % 2 else 0.6)
+    assert steady.sample_s == pytest.approx(0.1)
+    assert steady.margin_s == pytest.approx(0.0)
+    assert jumpy.sample_s == pytest.approx(0.125, rel=0.1)
+    assert jumpy.margin_s == pytest.approx(0.2, rel=0.15)
 
 
 async def test_one_batch_may_hold_exits_policies_and_mistakes_of_all_kinds(scores: Path) -> None:

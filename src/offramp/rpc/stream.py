@@ -34,6 +34,7 @@ from offramp.rpc.payload import payload_bytes
 from offramp.rpc.pending import Asked, Pending, Reply
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.rpc.v1 import tier_pb2_grpc
+from offramp.rpc.window import Window
 
 logger = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["Tier"].full_name
@@ -93,6 +94,7 @@ class TierStream:
         self._pending = Pending()
         self._connected = asyncio.Event()
         self._credits = 0
+        self._window = Window(0)
         self._message_bytes = self._options.message_bytes  # or what the tier takes, if that is less
         self._closed = False
         self._channel: grpc.aio.Channel | None = None
@@ -106,7 +108,7 @@ class TierStream:
     @property
     def room(self) -> int:
         """How many samples more the tier takes now."""
-        return self._credits - len(self._pending) if self.is_connected else 0
+        return self._window.size - len(self._pending) if self.is_connected else 0
 
     def start(self) -> None:
         """Open the channel and keep a stream on it until close()."""
@@ -127,7 +129,7 @@ class TierStream:
     async def wait_room(self, timeout_s: float) -> None:
         """Return once the stream is open and another sample may go up. Raises TierUnavailable after timeout_s."""
         until = time.monotonic() + timeout_s
-        while not self.is_connected or len(self._pending) >= self._credits:
+        while self.room < 1:
             left_s = until - time.monotonic()
             if not self.is_connected:
                 await self.wait_connected(max(left_s, 0.0))
@@ -164,6 +166,8 @@ class TierStream:
             raise TierUnavailable("unreachable", f"{self.target} is not connected")
         if len(self._pending) >= self._credits:
             raise TierUnavailable("overloaded", f"{self.target} grants no more credits")
+        if self.room < 1:
+            raise TierUnavailable("overloaded", f"{self.target} is behind with what it has")
         check_lengths(sample.id.origin, sample.network, sample.policy)
         size = payload_bytes(sample.payload) + len(sample.exit_state)
         limit = self._message_bytes - ENVELOPE_BYTES
@@ -176,10 +180,15 @@ class TierStream:
         # A timer and no asyncio.timeout(), which costs three times as much.
         timer = asyncio.get_running_loop().call_later(left_s, self._expire, asked)
         try:
-            return await asked.reply
+            reply = await asked.reply
         except OfframpError as exc:
+            if _is_too_late(exc):
+                self._window.narrow(len(self._pending))
             exc.bytes_up, exc.bytes_down = asked.bytes_up, asked.bytes_down
             raise
+        else:
+            self._window.widen()
+            return reply
         finally:
             timer.cancel()
             self._pending.drop(asked)
@@ -244,6 +253,7 @@ class TierStream:
             return False  # ended before it began
         first = response_from(data)
         self._credits = first.credits
+        self._window = Window(first.credits)
         own_bytes = self._options.message_bytes
         self._message_bytes = min(own_bytes, first.message_bytes or own_bytes)
         await self._widen(call)
@@ -256,3 +266,10 @@ class TierStream:
             count_bytes=self._count_bytes,
         )
         return await exchange.run(data)
+
+
+def _is_too_late(error: OfframpError) -> bool:
+    """Whether fewer samples at once would have helped."""
+    if isinstance(error, TierUnavailable):
+        return error.reason == "overloaded"
+    return isinstance(error, DeadlineExceeded)

@@ -3,7 +3,8 @@
     submit() -> queue of a stage, the origins in turn -> [ inference thread ] -> settle()
 
 One batch computes at a time, in the one inference thread; the deepest stage goes first, so that what is nearly
-done leaves before what is new begins. Within a queue each origin has its turn: one that floods waits for itself.
+done leaves before what is new begins. Within a queue each origin has its turn: one that floods waits for itself, and
+while others are there its batches are short ones. No batch is made so large that it would end after a deadline in it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from offramp.errors import DeadlineExceeded, TierUnavailable
 from offramp.rpc import Origin
+from offramp.serving.foresight import StageTime
 from offramp.serving.work import Work
 from offramp.telemetry import TierMetrics
 
 RunStage = Callable[[int, Sequence[Work]], list[Exception | None]]
 Settle = Callable[[Exception | None], None]
-_LEARNT_FROM_ONE = 0.2  # of a batch's time for a sample
+# How long a batch may take while several origins share the tier, so that none waits long behind another's; and for how
+# long after a sample its origin counts as there.
+_QUANTUM_S, _THERE_S = 0.002, 1.0
 # One sample alone in a stage this short is computed on the event loop: the way to the thread and back would take longer
 # than what the loop could do meanwhile.
 _SHORT_S = 0.001
@@ -88,7 +92,8 @@ class Batcher:
     def __init__(self, run_stage: RunStage, *, most: int, metrics: TierMetrics) -> None:
         self._run_stage, self._most, self._metrics = run_stage, most, metrics
         self._queues: dict[int, FairQueue] = {}
-        self._sample_s: dict[int, float] = {}  # of a stage, in batches as they were of late
+        self._times: dict[int, StageTime] = defaultdict(StageTime)
+        self._origins: OrderedDict[Origin, float] = OrderedDict()  # by when each last had a sample
         self._running: list[Turn] = []
         self._free_at = 0.0  # when the batch that computes will be done
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
@@ -123,16 +128,27 @@ class Batcher:
         if queue is None:
             queue = self._queues[stage] = FairQueue()
         queue.put(turn)
+        origin = work.sample.id.origin
+        self._origins[origin] = turn.since
+        self._origins.move_to_end(origin)
         self._go_on()
         return turn
 
-    def wait_s(self, origin: Origin) -> float:
-        """How long one more of this origin would wait for its first stage here, as the last batches went."""
-        wait_s = max(0.0, self._free_at - time.monotonic()) if self._running else 0.0
-        for stage, queue in self._queues.items():
-            if queue:
-                wait_s += queue.ahead_of(origin) * self._sample_s.get(stage, 0.0)
-        return wait_s
+    def needed_s(self, origin: Origin, stage: int) -> float:
+        """How long until one more of this origin would be through the stage, as the last batches went.
+
+        0 where nothing waits or computes: an idle tier tries, or it would never learn that it has become faster.
+        """
+        ahead_s = sum(
+            queue.ahead_of(origin) * self._times[k].sample_s
+            for k, queue in self._queues.items()
+            if queue
+        )
+        if not (ahead_s or self._running):
+            return 0.0
+        own = self._times[stage]
+        computing_s = max(0.0, self._free_at - time.monotonic())
+        return computing_s + ahead_s + own.sample_s + own.margin_s
 
     async def advance(self, work: Work, stage: int, deadline: float) -> None:
         """Return once the work has passed the stage. Raises what `submit` would settle with."""
@@ -164,11 +180,11 @@ class Batcher:
             self._is_busy = False
             return
         self._running = batch
-        began, sample_s = time.monotonic(), self._sample_s.get(stage, math.inf)
-        if len(batch) == 1 and sample_s < _SHORT_S:
+        began, sample_s = time.monotonic(), self._times[stage].sample_s
+        if len(batch) == 1 and 0.0 < sample_s < _SHORT_S:
             self._end_batch(stage, batch, began, self._computed(stage, batch))
             return
-        self._free_at = began + len(batch) * self._sample_s.get(stage, 0.0)
+        self._free_at = began + len(batch) * sample_s
         loop = self._loop
 
         def done(future: Future[list[Exception | None]]) -> None:
@@ -196,19 +212,37 @@ class Batcher:
         self._settle(stage, list(zip(batch, errors, strict=True)), began, time.monotonic() - began)
 
     def _next_batch(self) -> tuple[int, list[Turn]]:
+        now = time.monotonic()
         for stage in sorted(self._queues, reverse=True):
-            queue, now = self._queues[stage], time.monotonic()
-            batch: list[Turn] = []
-            while len(batch) < self._most and (turn := queue.take()) is not None:
-                if turn.given_up:
-                    continue
-                if turn.deadline <= now:
-                    turn.settle(DeadlineExceeded("its deadline passed in the queue"))
-                    continue
-                batch.append(turn)
-            if batch:
+            if batch := self._batch_of(stage, now):
                 return stage, batch
         return 0, []
+
+    def _batch_of(self, stage: int, now: float) -> list[Turn]:
+        """Those whose turn it is, as many as can be done before the first deadline among them."""
+        queue, stage_time = self._queues[stage], self._times[stage]
+        sample_s, margin_s = stage_time.sample_s, stage_time.margin_s
+        until = now + _QUANTUM_S if self._is_shared(now) else math.inf
+        batch: list[Turn] = []
+        while len(batch) < self._most:
+            ends = now + (len(batch) + 1) * sample_s
+            if (batch and ends > until) or (turn := queue.take()) is None:
+                break
+            if turn.given_up:
+                continue
+            is_last = not (batch or queue)  # and tried whatever is foreseen
+            if turn.deadline <= (now if is_last else now + sample_s):
+                turn.settle(DeadlineExceeded("its deadline passed in the queue"))
+                continue
+            until = min(until, turn.deadline - margin_s)
+            batch.append(turn)
+        return batch
+
+    def _is_shared(self, now: float) -> bool:
+        """Whether samples of several origins have been here of late."""
+        while self._origins and next(iter(self._origins.values())) + _THERE_S < now:
+            self._origins.popitem(last=False)
+        return len(self._origins) > 1
 
     def _settle(
         self,
@@ -218,9 +252,7 @@ class Batcher:
         computed_s: float,
     ) -> None:
         self._metrics.observe_batch(stage, len(outcomes), computed_s)
-        each_s = computed_s / len(outcomes)
-        before_s = self._sample_s.get(stage, each_s)
-        self._sample_s[stage] = before_s + _LEARNT_FROM_ONE * (each_s - before_s)
+        self._times[stage].learn(len(outcomes), computed_s)
         for turn, error in outcomes:
             queued_s = began - turn.since
             self._metrics.observe_queue(stage, queued_s)

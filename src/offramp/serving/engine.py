@@ -37,6 +37,10 @@ from offramp.telemetry import TierMetrics
 from offramp.telemetry.metrics import Outcome
 
 logger = logging.getLogger(__name__)
+# Of the time that a sample has left, what its first stage may take: the rest is for the batch that it comes into, which
+# ends for all at once, and for the way back. With a queue as long as the deadlines allow, batches would be of one.
+# Below a device there is nobody who could answer instead, so that it refuses only what is hopeless.
+_SPENT_HERE = {Tier.DEVICE: 1.0, Tier.FOG: 0.8, Tier.CLOUD: 0.8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +160,9 @@ class Engine:
             if own > share or self._in_flight > 2 * self.most_in_flight:
                 text = f"{self.most_in_flight} samples are in flight here"
                 raise TierUnavailable("overloaded", text)
-        wait_s = self._batcher.wait_s(sample.id.origin)
-        if wait_s and 0 < (left_s := sample.deadline - time.monotonic()) < wait_s:
+        needed_s = self._batcher.needed_s(sample.id.origin, sample.boundary)
+        left_s = sample.deadline - time.monotonic() if needed_s else 0.0
+        if left_s > 0 and needed_s > _SPENT_HERE[self.tier] * left_s:
             raise TierUnavailable("overloaded", f"the queue is longer than the {left_s:.3g} s left")
 
     def _climb(self, request: Request, work: Work) -> None:
