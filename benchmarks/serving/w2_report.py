@@ -10,7 +10,7 @@ from benchmarks.serving.report import bars_table, busiest, host_said, said
 from benchmarks.serving.summary import Round, bar, spread
 from benchmarks.table import table
 
-OURS, BOUND = "offramp", "bound"
+OURS, FLOOR, BOUND = "offramp", "floor", "bound"
 LATENCY_BAR, FRAMEWORK_BAR = 1.15, 0.6
 
 
@@ -32,13 +32,14 @@ def _names(rounds: Sequence[Round]) -> list[str]:
 
 def best_peer(rounds: Sequence[Round]) -> str | None:
     """The peer with the lowest median of framework CPU."""
-    costs = {name: _frameworks(rounds, name) for name in _names(rounds) if name != OURS}
+    peers = [name for name in _names(rounds) if name not in (OURS, FLOOR)]
+    costs = {name: _frameworks(rounds, name) for name in peers}
     medians = {name: median(values) for name, values in costs.items() if values}
     return min(medians, key=lambda name: medians[name]) if medians else None
 
 
-def _over_bound(rounds: Sequence[Round], exit_index: int) -> float:
-    ours = (row[OURS]["one"]["by_exit"][exit_index]["p50"] for row in rounds)
+def _over_bound(rounds: Sequence[Round], exit_index: int, name: str = OURS) -> float:
+    ours = (row[name]["one"]["by_exit"][exit_index]["p50"] for row in rounds)
     least = (row[BOUND]["latency_ms"][exit_index] for row in rounds)
     return median(float(a) / float(b) for a, b in zip(ours, least, strict=True))
 
@@ -55,10 +56,7 @@ def bars(rounds: Sequence[Round]) -> list[dict[str, Any]]:
         for k in exits
     ]
     peer = best_peer(rounds)
-    share = None
-    if peer is not None:
-        mine, theirs = _frameworks(rounds, OURS), _frameworks(rounds, peer)
-        share = median(a / b for a, b in zip(mine, theirs, strict=True)) if mine else None
+    share = None if peer is None else _share_of(rounds, OURS, peer)
     found.append(bar(f"framework CPU-ms, over the best peer's ({peer})", share, FRAMEWORK_BAR))
     wrong = sum(
         sum(row[name][part]["wrong"].values())
@@ -68,6 +66,28 @@ def bars(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     )
     found.append(bar("requests that failed or were answered wrongly, all systems", wrong, 0.0))
     return found
+
+
+def _share_of(rounds: Sequence[Round], name: str, other: str) -> float | None:
+    """Framework CPU-ms of one over that of another in the same round, the median; None where one answered nothing."""
+    mine, theirs = _frameworks(rounds, name), _frameworks(rounds, other)
+    return median(a / b for a, b in zip(mine, theirs, strict=True)) if mine and theirs else None
+
+
+def _floor_said(rounds: Sequence[Round]) -> str:
+    """How far the hand-written floor is from the bars itself."""
+    peer = best_peer(rounds)
+    share = _share_of(rounds, FLOOR, peer) if peer and FLOOR in _names(rounds) else None
+    if share is None:
+        return ""
+    exits = range(len(rounds[0][BOUND]["latency_ms"]))
+    over = " / ".join(f"{_over_bound(rounds, k, FLOOR):.2f}" for k in exits)
+    ours = _share_of(rounds, OURS, FLOOR)
+    return (
+        "By the same measures the floor, which does nothing but move bytes, has "
+        f"{share:.2f} of the framework CPU-ms of the best peer, and {over} of the bound's latency "
+        f"at the exits; offramp has {ours:.2f} of the floor's framework CPU-ms."
+    )
 
 
 def _row(title: str, rounds: Sequence[Round], name: str) -> tuple[str, ...]:
@@ -123,5 +143,12 @@ def markdown(record: dict[str, Any]) -> str:
     least = [said(spread([one["latency_ms"][k] for one in bounds]), 2) for k in exits]
     rows.append(("bare compute and gRPC", "-", f"{compute_ms:.3f}", "0", *least, "-"))
     return "\n\n".join(
-        (_intro(record, compute_ms), table(headings, rows), bars_table(found["bars"]))
+        part
+        for part in (
+            _intro(record, compute_ms),
+            table(headings, rows),
+            bars_table(found["bars"]),
+            _floor_said(rounds),
+        )
+        if part
     )
