@@ -8,10 +8,10 @@ CLOUD_PROFILE ?= $(or $(LINK_FOG_CLOUD),wan-region)
 LINKS = $(if $(PROFILE),--profile $(PROFILE) --cloud-profile $(CLOUD_PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench up down protos clean .venv .venv-demo
+.PHONY: help demo test lint types format bench bench-peers up down protos clean .venv .venv-demo
 
 help: ## show the verbs
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv-demo ## three tiers on this machine, beside the baselines (PROFILE=lte: over such a link; JSON=file for the figures)
 	.venv-demo/bin/offramp demo --picture demo.png $(if $(JSON),--json $(JSON)) $(LINKS)
@@ -31,9 +31,15 @@ format: .venv ## rewrite what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv ## parity of PyTorch, onnxruntime and the three-tier deployment; footprint of the tiers
-	$(BIN)/python -m benchmarks.parity
-	$(BIN)/python -m benchmarks.footprint
+bench: .venv ## one tier beside the least server that one would write by hand (3 minutes)
+	$(BIN)/python -m benchmarks.serving.w1 --systems floor offramp --rounds 5 --seconds 2
+
+bench-peers: .venv ## one tier and three beside the servers that people use, each in an environment of its own (an hour)
+	$(BIN)/python -m benchmarks.serving.install
+	-$(BIN)/python -m benchmarks.serving.w1
+	-$(BIN)/python -m benchmarks.serving.w2
+	$(BIN)/python -m benchmarks.serving.plot
+	$(BIN)/python -m benchmarks.results
 
 up: ## the three tiers and Prometheus under docker compose (PROFILE=lte: over such a link)
 	$(if $(PROFILE),LINK_DEVICE_FOG=$(PROFILE) LINK_FOG_CLOUD=$(CLOUD_PROFILE) \

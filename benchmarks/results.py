@@ -60,6 +60,14 @@ SECTIONS = (
     _section("Imagenette at 224 pixels", "imagenette", module="imagenette.report"),
     _section("Parity of the shipped bundle", "parity"),
     _section("Parity of other networks", "parity_zoo", "parity --zoo"),
+    _section("Serving, one tier", "serving_w1", "serving.w1", module="serving.report"),
+    _section("Serving, three tiers", "serving_w2", "serving.w2", module="serving.w2_report"),
+    _section(
+        "Where a request's CPU time goes", "serving_where", "serving.where", module="serving.where"
+    ),
+    _section("Overload", "overload", module="overload_figures"),
+    _section("Growth", "growth", module="growth_figures"),
+    _section("Fairness", "fairness"),
     _section("int8 stages", "int8"),
     _section("Footprint", "footprint"),
 )
