@@ -38,6 +38,7 @@ bench-peers: .venv ## one tier and three beside the servers that people use, eac
 	$(BIN)/python -m benchmarks.serving.install
 	-$(BIN)/python -m benchmarks.serving.w1
 	-$(BIN)/python -m benchmarks.serving.w2
+	-$(BIN)/python -m benchmarks.serving.w3
 	$(BIN)/python -m benchmarks.serving.plot
 	$(BIN)/python -m benchmarks.results
 

@@ -62,6 +62,7 @@ SECTIONS = (
     _section("Parity of other networks", "parity_zoo", "parity --zoo"),
     _section("Serving, one tier", "serving_w1", "serving.w1", module="serving.report"),
     _section("Serving, three tiers", "serving_w2", "serving.w2", module="serving.w2_report"),
+    _section("Serving, over links", "serving_w3", "serving.w3", module="serving.w3"),
     _section(
         "Where a request's CPU time goes", "serving_where", "serving.where", module="serving.where"
     ),

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("aiohttp")
 onnx = pytest.importorskip("onnx")
 
-from benchmarks.serving import report, w2_report
+from benchmarks.serving import report, w2_report, w3
 from benchmarks.serving.clients import CLIENTS, Answer
 from benchmarks.serving.clients.open_inference import OpenInferenceClient
 from benchmarks.serving.loads import Open, arrivals_s
@@ -167,6 +167,61 @@ def test_candidates_are_the_same_for_the_same_seed() -> None:
     assert candidates(4, 1).dtype == np.float32
 
 
+def test_the_floor_s_own_distance_to_the_bars_is_said() -> None:
+    rounds = [
+        {
+            "bound": {"compute_cpu_ms": 0.5, "latency_ms": [1.0, 2.0, 3.0], "hop_bytes": [1, 2, 3]},
+            "offramp": pipeline(1.7, 1.1, 2.2, 3.6),
+            "floor": pipeline(1.1, 1.2, 2.6, 3.9),
+            "mosec": pipeline(1.3, 3.0, 6.0, 9.0),
+        }
+    ]
+    assert w2_report.best_peer(rounds) == "mosec"  # the floor is nobody's peer
+    machine = {"processor": "x", "cores": 2, "server_core": 0, "load_core": 1, "load_before": 0.1}
+    for one in rounds[0].values():
+        for load in ("many", "one"):
+            one.setdefault(load, {})["others"] = 0.0
+    found = {
+        "machine": machine,
+        "seconds": 1.0,
+        "rounds": rounds,
+        "titles": {name: name for name in ("offramp", "floor", "mosec")},
+        "bars": w2_report.bars(rounds),
+    }
+    page = w2_report.markdown({"command": "measure", "found": found})
+    assert "has 0.75 of the framework CPU-ms of the best peer, and 1.20 / 1.30 / 1.30 of" in page
+    assert "offramp has 2.00 of the floor's framework CPU-ms" in page
+
+
+def test_links_are_where_each_system_s_requests_pass() -> None:
+    rows = {"requests": 9, "p50": 10.0, "p99": 20.0}
+    found = {
+        "machine": {
+            "processor": "x",
+            "cores": 2,
+            "server_core": 0,
+            "load_core": 1,
+            "load_before": 0.1,
+        },
+        "seconds": 1.0,
+        "rate_hz": 30.0,
+        "engine": "stream",
+        "fog_cloud": "wan-region",
+        "titles": {"offramp": "ours"},
+        "profiles": {
+            "lte": {
+                "offramp": {
+                    "latency_ms": {"p50": 11.0, "p99": 60.0},
+                    "by_exit": [rows] * 3,
+                    "wrong": {"late": 2},
+                }
+            }
+        },
+    }
+    page = w3.markdown({"command": "measure", "found": found})
+    assert "| lte | ours | 11 | 60 | 10 / 10 / 10 | 20 / 20 / 20 | 2 |" in page
+
+
 def linear(path: Path, *, outputs: int = 1) -> Path:
     """logits = the mean of each channel (and codes = the first row of the first channel, as uint8)."""
     helper, kinds = onnx.helper, onnx.TensorProto
@@ -179,6 +234,19 @@ def linear(path: Path, *, outputs: int = 1) -> Path:
     graph = helper.make_graph(nodes, "linear", [takes], gives)
     opsets = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def codes_only(path: Path) -> Path:
+    """logits = three uint8 codes as float32."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    takes = helper.make_tensor_value_info("codes", kinds.UINT8, ["n", 3])
+    gives = helper.make_tensor_value_info("logits", kinds.FLOAT, ["n", 3])
+    nodes = [helper.make_node("Cast", ["codes"], ["logits"], to=kinds.FLOAT)]
+    graph = helper.make_graph(nodes, "codes", [takes], [gives])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
     return path
 
 
@@ -206,6 +274,39 @@ def test_the_floor_answers_as_onnxruntime_does(floor: str) -> None:
                 await client.ask([4])
 
     asyncio.run(ask())
+
+
+@pytest.fixture
+def bare_tiers(tmp_path: Path) -> Iterator[str]:
+    """A first stage that hands on what it is not sure of, and a second one that answers it."""
+    first, last = free_port(), free_port()
+    stages = [
+        {"PORT": str(first), "EXIT": "0", "THRESHOLD": "0.9", "NEXT": f"127.0.0.1:{last}"},
+        {"PORT": str(last), "EXIT": "1", "THRESHOLD": "", "NEXT": ""},
+    ]
+    models = linear(tmp_path / "first.onnx", outputs=2), codes_only(tmp_path / "last.onnx")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.serving.floor_tier"],
+            env={**os.environ, "PYTHONPATH": str(Path.cwd()), "MODEL": str(model), **variables},
+        )
+        for model, variables in zip(models, stages, strict=True)
+    ]
+    yield f"127.0.0.1:{first}"
+    for process in processes:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_bare_tiers_answer_what_is_sure_and_hand_on_the_rest(bare_tiers: str) -> None:
+    images = np.zeros((2, 3, 32, 32), np.float32)
+    images[0, 2], images[1, 1] = 9.0, 1.0
+
+    async def ask() -> list[list[Answer]]:
+        async with CLIENTS["bare stream"](bare_tiers, images) as client:
+            return list(await asyncio.gather(*(client.ask([k % 2]) for k in range(10))))
+
+    assert asyncio.run(ask()) == [[Answer(2, 0)], [Answer(1, 1)]] * 5
 
 
 def test_a_stage_behind_a_peer_decides_by_the_largest_probability(

@@ -168,13 +168,15 @@ def sample_from_proto(
 
 def _payload_from_proto(message: pb.Payload) -> Payload:
     form = message.WhichOneof("form")
-    if form == "image":
-        return EncodedImage(message.image.data, message.image.media_type)
     if form == "tensors":
         return tuple(
-            TensorBytes(tensor.data, tensor.dtype, tuple(tensor.shape) or None)
-            for tensor in message.tensors.tensors
+            [
+                TensorBytes(tensor.data, tensor.dtype, tuple(tensor.shape) or None)
+                for tensor in message.tensors.tensors
+            ]
         )
+    if form == "image":
+        return EncodedImage(message.image.data, message.image.media_type)
     raise InvalidInput("payload", "neither tensors nor an image")
 
 

@@ -28,9 +28,10 @@ RunStage = Callable[[int, Sequence[Work]], list[Exception | None]]
 Settle = Callable[[Exception | None], None]
 # How long a batch may take while several origins share the tier, so that none waits long behind another's; and for how
 # long after a sample its origin counts as there.
-_QUANTUM_S, _THERE_S = 0.002, 1.0
-# One sample alone in a stage this short is computed on the event loop: the way to the thread and back would take longer
-# than what the loop could do meanwhile.
+_QUANTUM_S, _THERE_S = 0.002, 0.25
+# The only sample of a tier is computed on the event loop where its stage is this short: the way to the thread and back
+# would take longer than what the loop could do meanwhile. With others under way it is the thread's, for while that
+# computes the others come in, and are the next batch.
 _SHORT_S = 0.001
 
 
@@ -41,6 +42,7 @@ class Turn:
     work: Work
     deadline: float
     settle: Settle
+    is_alone: bool = False  # nothing else was under way in the tier when it came
     since: float = field(default_factory=time.monotonic)
     given_up: bool = False
 
@@ -117,13 +119,15 @@ class Batcher:
                 turn.settle(TierUnavailable("unreachable", "this tier has shut down"))
         self._executor.shutdown()
 
-    def submit(self, work: Work, stage: int, deadline: float, settle: Settle) -> Turn:
+    def submit(
+        self, work: Work, stage: int, deadline: float, settle: Settle, *, is_alone: bool = False
+    ) -> Turn:
         """Let the work wait for the stage.
 
         `settle` hears None once the work has passed it, InvalidInput for its payload, or DeadlineExceeded where the
         deadline passed before its turn.
         """
-        turn = Turn(work, deadline, settle)
+        turn = Turn(work, deadline, settle, is_alone)
         queue = self._queues.get(stage)
         if queue is None:
             queue = self._queues[stage] = FairQueue()
@@ -139,11 +143,10 @@ class Batcher:
 
         0 where nothing waits or computes: an idle tier tries, or it would never learn that it has become faster.
         """
-        ahead_s = sum(
-            queue.ahead_of(origin) * self._times[k].sample_s
-            for k, queue in self._queues.items()
-            if queue
-        )
+        ahead_s = 0.0
+        for k, queue in self._queues.items():
+            if queue:
+                ahead_s += queue.ahead_of(origin) * self._times[k].sample_s
         if not (ahead_s or self._running):
             return 0.0
         own = self._times[stage]
@@ -181,7 +184,7 @@ class Batcher:
             return
         self._running = batch
         began, sample_s = time.monotonic(), self._times[stage].sample_s
-        if len(batch) == 1 and 0.0 < sample_s < _SHORT_S:
+        if batch[0].is_alone and len(batch) == 1 and 0.0 < sample_s < _SHORT_S:
             self._end_batch(stage, batch, began, self._computed(stage, batch))
             return
         self._free_at = began + len(batch) * sample_s

@@ -169,7 +169,10 @@ class Engine:
         """One stage more, or what comes after the last one here."""
         if work.boundary <= self.plan.last_stage and work.boundary in self.held:
             passed = partial(self._passed, request, work)
-            request.turn = self._batcher.submit(work, work.boundary, work.sample.deadline, passed)
+            is_alone = self._in_flight == 1
+            request.turn = self._batcher.submit(
+                work, work.boundary, work.sample.deadline, passed, is_alone=is_alone
+            )
         elif work.sample.local:
             request.await_end_of(self._fall_back(work, "policy", None))
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -97,6 +98,8 @@ async def _serve(tier_name: str, settings: TierSettings, *, check_only: bool) ->
     except InvalidSettings:
         await parts.close()
         raise
+    gc.collect()
+    gc.freeze()  # modules, bundle and sessions stay: no collection need look at them again
     sys.stdout.write(f"ready {tier_name} listen={parts.listen} metrics={parts.metrics}\n")
     sys.stdout.flush()
     logger.info("ready: %s", parts.summary())
