@@ -263,6 +263,28 @@ async def test_what_cannot_be_done_in_time_is_not_begun_but_the_last_is_tried(
         assert stages.batches == [(0, [2])]
 
 
+@pytest.mark.parametrize(
+    ("is_alone", "sample_s", "thread"),
+    [(True, 0.0001, "MainThread"), (False, 0.0001, "inference_0"), (True, 0.1, "inference_0")],
+)
+async def test_only_a_sample_that_is_alone_in_a_short_stage_is_computed_on_the_event_loop(
+    works: list[Work], is_alone: bool, sample_s: float, thread: str
+) -> None:
+    computed_in: list[str] = []
+
+    def stage(_stage: int, batch: Sequence[Work]) -> list[Exception | None]:
+        computed_in.append(threading.current_thread().name)
+        return [None] * len(batch)
+
+    batcher = Batcher(stage, most=4, metrics=TierMetrics("cloud", [0]))
+    batcher._times[0] = StageTime(sample_s)
+    batcher.start()
+    batcher.submit(works[0], 0, LATER, lambda _: None, is_alone=is_alone)
+    await eventually(lambda: computed_in)
+    batcher.close()
+    assert computed_in == [thread]
+
+
 def test_a_stage_s_time_is_learnt_with_how_far_off_it_is() -> None:
     steady, jumpy = StageTime(), StageTime()
     for k in range(100):
