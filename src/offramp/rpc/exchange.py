@@ -93,7 +93,7 @@ class Exchange:
         """Their messages, each made when its turn has come, for a write may have to wait for the peer."""
         waiting = iter(asked)
         for one in waiting:
-            if one.reply.done():
+            if one.is_over:
                 continue  # given up meanwhile
             if self._said.is_full:
                 self._pending.put_back([one, *waiting])

@@ -7,6 +7,7 @@ receiver NamesTold.learn(message.names); NamesTold.value("policy", 0) -> id
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from offramp.errors import InvalidInput
@@ -26,6 +27,7 @@ class Origin(NamedTuple):
     run: int
 
 
+@lru_cache(1024)
 def check_lengths(origin: Origin, network: str, policy: str) -> None:
     """Pass where a peer will take these names. Raises InvalidInput."""
     _check_length("id.origin.device", origin.device, MOST_DEVICE_BYTES)

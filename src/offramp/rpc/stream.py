@@ -1,6 +1,6 @@
 """The caller's side of one stream to one tier; clients and uplinks are both built on it.
 
-    ask() -> Pending -> Exchange on the open stream -> tier
+    ask(), begin() -> Pending -> Exchange on the open stream -> tier
       |                     |
       +<----- reply --------+
 
@@ -14,7 +14,9 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -31,7 +33,7 @@ from offramp.rpc.exchange import CountBytes, Exchange, response_from
 from offramp.rpc.messages import ENVELOPE_BYTES, GRPC_PREFIX_BYTES, Sample
 from offramp.rpc.names import check_lengths
 from offramp.rpc.payload import payload_bytes
-from offramp.rpc.pending import Asked, Pending, Reply
+from offramp.rpc.pending import Hear, Pending, Reply
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.rpc.v1 import tier_pb2_grpc
 from offramp.rpc.window import Window
@@ -156,12 +158,39 @@ class TierStream:
         return response
 
     async def ask(self, sample: Sample, deadline: float) -> Reply:
-        """The tier's answer, waited for until `deadline`, a time of time.monotonic().
+        """The tier's answer, waited for until `deadline`, a time of time.monotonic(). Raises what begin() lets hear."""
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
-        Raises TierUnavailable at once where the stream is down or its credits are used up; InvalidInput for a payload
-        over either side's message limit or a name too long; DeadlineExceeded; and whatever the tier's status stands
-        for; each with the bytes that were moved. A sample that is given up is cancelled at the tier.
+        def hear(outcome: Reply | OfframpError) -> None:
+            if reply.done():
+                return  # cancelled just now
+            if isinstance(outcome, OfframpError):
+                reply.set_exception(outcome)
+            else:
+                reply.set_result(outcome)
+
+        give_up = self.begin(sample, deadline, hear)
+        try:
+            return await reply
+        finally:
+            give_up()
+
+    def begin(self, sample: Sample, deadline: float, hear: Hear) -> Callable[[], None]:
+        """Ask; `hear` gets the answer or the error once, until `deadline`, unless what is returned is called before.
+
+        Raises TierUnavailable where the stream is down, or has as much under way as the tier grants or answers in time;
+        InvalidInput for a payload over either side's message limit or a name too long; DeadlineExceeded. What is heard:
+        the answer, TierUnavailable, DeadlineExceeded, and whatever the tier's status stands for, each with the bytes
+        that were moved. A sample that is given up is cancelled at the tier.
         """
+        self._check(sample)
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("no time left for the hop")
+        asked = self._pending.add(sample, deadline, left_s, partial(self._heard, hear))
+        return partial(self._pending.give_up, asked)
+
+    def _check(self, sample: Sample) -> None:
         if not self.is_connected:
             raise TierUnavailable("unreachable", f"{self.target} is not connected")
         if len(self._pending) >= self._credits:
@@ -173,29 +202,13 @@ class TierStream:
         limit = self._message_bytes - ENVELOPE_BYTES
         if size > limit:
             raise InvalidInput("payload", f"{size} bytes, over the limit of {limit} in a message")
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise DeadlineExceeded("no time left for the hop")
-        asked = self._pending.add(sample, deadline)
-        # A timer and no asyncio.timeout(), which costs three times as much.
-        timer = asyncio.get_running_loop().call_later(left_s, self._expire, asked)
-        try:
-            reply = await asked.reply
-        except OfframpError as exc:
-            if _is_too_late(exc):
-                self._window.narrow(len(self._pending))
-            exc.bytes_up, exc.bytes_down = asked.bytes_up, asked.bytes_down
-            raise
-        else:
-            self._window.widen()
-            return reply
-        finally:
-            timer.cancel()
-            self._pending.drop(asked)
 
-    def _expire(self, asked: Asked) -> None:
-        if not asked.reply.done():
-            asked.reply.set_exception(DeadlineExceeded(f"{self.target} did not answer in time"))
+    def _heard(self, hear: Hear, outcome: Reply | OfframpError) -> None:
+        if not isinstance(outcome, OfframpError):
+            self._window.widen()
+        elif _is_too_late(outcome):
+            self._window.narrow(len(self._pending) + 1)
+        hear(outcome)
 
     async def close(self) -> None:
         """End the stream; what is under way fails with TierUnavailable."""

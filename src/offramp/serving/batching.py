@@ -14,7 +14,7 @@ import contextlib
 import math
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -89,12 +89,22 @@ class FairQueue:
 
 
 class Batcher:
-    """Queues per stage before the inference thread. Start it in a running event loop; close it when done."""
+    """Queues per stage before the inference thread. Start it in a running event loop; close it when done.
 
-    def __init__(self, run_stage: RunStage, *, most: int, metrics: TierMetrics) -> None:
+    took: seconds that one sample takes in a stage, where that is known beforehand.
+    """
+
+    def __init__(
+        self,
+        run_stage: RunStage,
+        *,
+        most: int,
+        metrics: TierMetrics,
+        took: Mapping[int, float] | None = None,
+    ) -> None:
         self._run_stage, self._most, self._metrics = run_stage, most, metrics
         self._queues: dict[int, FairQueue] = {}
-        self._times: dict[int, StageTime] = defaultdict(StageTime)
+        self._times = defaultdict(StageTime, {k: StageTime(s) for k, s in (took or {}).items()})
         self._origins: OrderedDict[Origin, float] = OrderedDict()  # by when each last had a sample
         self._running: list[Turn] = []
         self._free_at = 0.0  # when the batch that computes will be done

@@ -109,6 +109,7 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         partial(run_stage, runner, manifest, slowdown=slowdown),
         most=settings.inference.batch,
         metrics=metrics,
+        took={k: seconds * slowdown for k, seconds in runner.warm_up().items()},
     )
     uplink = _uplink(settings, metrics, _sent_bytes(manifest, last))
     engine = Engine(

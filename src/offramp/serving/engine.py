@@ -27,7 +27,7 @@ from offramp.errors import (
 )
 from offramp.exits import ExitPolicy
 from offramp.exits.confidence import labels_of
-from offramp.rpc import Answer, Leg, Origin, Sample, Tier
+from offramp.rpc import Answer, Leg, Origin, Reply, Sample, Tier
 from offramp.rpc.payload import payload_size_checked
 from offramp.serving.batching import Batcher
 from offramp.serving.request import Deliver, Request
@@ -176,7 +176,7 @@ class Engine:
         elif work.sample.local:
             request.await_end_of(self._fall_back(work, "policy", None))
         else:
-            request.await_end_of(self._hand_on(work))
+            self._hand_on(request, work)
 
     def _passed(self, request: Request, work: Work, error: Exception | None) -> None:
         try:
@@ -191,18 +191,25 @@ class Engine:
         except Exception as exc:
             request.end(exc)
 
-    async def _hand_on(self, work: Work) -> Answer:
-        began = time.monotonic()
+    def _hand_on(self, request: Request, work: Work) -> None:
+        heard = partial(self._heard, request, work, time.monotonic())
         try:
-            reply = await self._uplink.ask(self._for_next_tier(work))
-        except OfframpError as exc:
-            hop = _Hop(time.monotonic() - began, exc.bytes_up, exc.bytes_down)
-            return await self._fall_back(work, _reason_of(exc), exc, hop)
-        hop = _Hop(time.monotonic() - began, reply.bytes_up, reply.bytes_down)
-        answer = reply.answer
+            request.give_up = self._uplink.ask(self._for_next_tier(work), heard)
+        except OfframpError as exc:  # of what it would hand on
+            heard(exc)
+
+    def _heard(
+        self, request: Request, work: Work, began: float, outcome: Reply | OfframpError
+    ) -> None:
+        hop = _Hop(time.monotonic() - began, outcome.bytes_up, outcome.bytes_down)
+        if isinstance(outcome, OfframpError):
+            reason = _reason_of(outcome)
+            request.await_end_of(self._fall_back(work, reason, outcome, hop))
+            return
+        answer = outcome.answer
         if (answer.network, answer.policy) != (self.bundle.digest, work.policy.id):
             answer = replace(answer, certified=False)
-        return answer.after(self._leg(work, hop))
+        request.end(answer.after(self._leg(work, hop)))
 
     def _for_next_tier(self, work: Work) -> Sample:
         return replace(

@@ -24,7 +24,17 @@ Deliver = Callable[[Answer | Exception], None]
 class Request:
     """`deliver` hears the outcome; `over` is told of every end, once, with the name that the metrics count it by."""
 
-    __slots__ = ("_deliver", "_over", "_task", "began", "is_over", "origin", "turn", "work")
+    __slots__ = (
+        "_deliver",
+        "_over",
+        "_task",
+        "began",
+        "give_up",
+        "is_over",
+        "origin",
+        "turn",
+        "work",
+    )
 
     def __init__(
         self, origin: Origin, deliver: Deliver, over: Callable[[Request, Outcome], None]
@@ -34,6 +44,7 @@ class Request:
         self._task: asyncio.Task[None] | None = None
         self.work: Work | None = None
         self.turn: Turn | None = None
+        self.give_up: Callable[[], None] | None = None  # its hop
         self.is_over = False
 
     def await_end_of(self, answering: Coroutine[Any, Any, Answer]) -> None:
@@ -61,6 +72,8 @@ class Request:
         self.is_over = True
         if self.turn is not None:
             self.turn.give_up()
+        if self.give_up is not None:
+            self.give_up()
         if self._task is not None:
             self._task.cancel()
         self._over(self, "cancelled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -92,6 +93,7 @@ class StageRunner:
         self, bundle: Bundle, stages: Iterable[int], inference: Inference | None = None
     ) -> None:
         network = bundle.manifest.network
+        self._bundle = bundle
         self._stages = {}
         for k in stages:
             session = open_session(bundle, k, inference)
@@ -106,6 +108,28 @@ class StageRunner:
     def stages(self) -> tuple[int, ...]:
         """The stages that are open."""
         return tuple(self._stages)
+
+    def warm_up(self) -> dict[int, float]:
+        """Seconds that one sample takes in each stage, once onnxruntime has allocated what it needs.
+
+        Raises InvalidBundle where a stage cannot compute on zeros.
+        """
+        return {k: self._second_of_two(k) for k in self._stages}
+
+    def _second_of_two(self, stage: int) -> float:
+        zeros = [
+            np.zeros((1, *one.shape), one.dtype)
+            for one in self._bundle.manifest.network.boundaries[stage].tensors
+        ]
+        try:
+            self.run(stage, zeros)
+        except Exception as exc:
+            raise InvalidBundle(
+                str(self._bundle.stage_path(stage)), "cannot compute on a sample of zeros"
+            ) from exc
+        began = time.perf_counter()
+        self.run(stage, zeros)
+        return time.perf_counter() - began
 
     def run(self, stage: int, tensors: Sequence[NDArray[Any]]) -> StageOutputs:
         """One batch through a stage: the tensors of its boundary, (N, ...) each."""

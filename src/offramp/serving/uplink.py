@@ -7,23 +7,32 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from offramp.errors import OfframpError, TierUnavailable
 from offramp.rpc import Reply, Sample, StreamOptions, TierStream
 from offramp.rpc.exchange import Direction
+from offramp.rpc.pending import Hear
 from offramp.telemetry import TierMetrics
 
 logger = logging.getLogger(__name__)
+GiveUp = Callable[[], None]
 _KINDS = (socket.AF_INET, socket.AF_INET6)
+
+
+def _nothing() -> None:
+    """Where there is nothing to give up."""
 
 
 class Uplink(Protocol):
     """Where an engine hands on what its stages leave."""
 
-    async def ask(self, sample: Sample) -> Reply:
-        """The next tier's answer. Raises TierUnavailable, DeadlineExceeded, or what the tier's status says."""
+    def ask(self, sample: Sample, hear: Hear) -> GiveUp:
+        """Ask the next tier; `hear` gets its answer or the error once, perhaps before this returns.
+
+        The errors are TierUnavailable, DeadlineExceeded, or what the tier's status says. What is returned gives up.
+        """
         ...
 
     @property
@@ -45,15 +54,69 @@ class NoUplink:
 
     is_connected = False
 
-    async def ask(self, _sample: Sample) -> Reply:
+    def ask(self, _sample: Sample, hear: Hear) -> GiveUp:
         """Refuse."""
-        raise TierUnavailable("unreachable", "this tier has no uplink")
+        hear(TierUnavailable("unreachable", "this tier has no uplink"))
+        return _nothing
 
     def start(self) -> None:
         """Nothing to connect."""
 
     async def close(self) -> None:
         """Nothing to let go."""
+
+
+class _Hop:
+    """One sample's way to a replica, and to a second one where the first fails."""
+
+    __slots__ = ("_deadline", "_give_up", "_hear", "_lost", "_other", "_sample", "_stream")
+
+    def __init__(
+        self,
+        sample: Sample,
+        deadline: float,
+        other: Callable[[TierStream], TierStream | None],
+        hear: Hear,
+    ) -> None:
+        self._sample, self._deadline, self._other, self._hear = sample, deadline, other, hear
+        self._stream: TierStream | None = None
+        self._lost: TierUnavailable | None = None  # how the first one failed
+        self._give_up: GiveUp = _nothing
+
+    def go(self, stream: TierStream | None) -> None:
+        """Ask this replica."""
+        if stream is None:
+            self._hear(TierUnavailable("unreachable", "no replica of the next tier is connected"))
+            return
+        self._stream = stream
+        try:
+            self._give_up = stream.begin(self._sample, self._deadline, self._heard)
+        except OfframpError as exc:
+            self._heard(exc)
+
+    def _heard(self, outcome: Reply | OfframpError) -> None:
+        if self._lost is not None:
+            self._hear(_with_bytes_of(self._lost, outcome))
+            return
+        if isinstance(outcome, TierUnavailable) and self._stream is not None:
+            other = self._other(self._stream)
+            if other is not None and other.room >= 1:
+                self._lost = outcome
+                self.go(other)
+                return
+        self._hear(outcome)
+
+    def end(self) -> None:
+        """Nobody waits any more."""
+        self._give_up()
+
+
+def _with_bytes_of(lost: TierUnavailable, outcome: Reply | OfframpError) -> Reply | OfframpError:
+    up, down = outcome.bytes_up + lost.bytes_up, outcome.bytes_down + lost.bytes_down
+    if isinstance(outcome, Reply):
+        return Reply(outcome.answer, up, down)
+    outcome.bytes_up, outcome.bytes_down = up, down
+    return outcome
 
 
 class StreamUplink:
@@ -107,35 +170,26 @@ class StreamUplink:
 
     def _roomiest(self, but: TierStream | None = None) -> TierStream | None:
         streams = [s for s in self._streams.values() if s.is_connected and s is not but]
-        first = next(self._turn) % len(streams) if streams else 0
+        if len(streams) < 2:
+            return streams[0] if streams else None
+        first = next(self._turn) % len(streams)
         return max(streams[first:] + streams[:first], key=lambda s: s.room, default=None)
 
-    async def ask(self, sample: Sample) -> Reply:
-        """The next tier's answer, within the sample's deadline less the reserve; a second replica where one fails."""
-        began = time.monotonic()
-        stream = self._roomiest()
-        if stream is None:
-            raise TierUnavailable("unreachable", f"{', '.join(self._targets)} is not connected")
-        try:
-            reply = await self._ask_two(stream, sample)
-        except OfframpError as exc:
-            if exc.bytes_up:  # one that was refused here made no hop
-                self._metrics.hop_seconds.observe(time.monotonic() - began)
-            raise
-        self._metrics.hop_seconds.observe(time.monotonic() - began)
-        return reply
+    def ask(self, sample: Sample, hear: Hear) -> GiveUp:
+        """Ask within the sample's deadline less the reserve; a second replica where one fails."""
+        hop = _Hop(sample, sample.deadline - self._reserve_s, self._roomiest, self._counted(hear))
+        hop.go(self._roomiest())
+        return hop.end
 
-    async def _ask_two(self, stream: TierStream, sample: Sample) -> Reply:
-        deadline = sample.deadline - self._reserve_s
-        try:
-            return await stream.ask(sample, deadline)
-        except TierUnavailable as exc:
-            other = self._roomiest(but=stream)
-            if other is None or other.room < 1:
-                raise
-            reply = await other.ask(sample, deadline)
-            moved = reply.bytes_up + exc.bytes_up, reply.bytes_down + exc.bytes_down
-            return Reply(reply.answer, *moved)
+    def _counted(self, hear: Hear) -> Hear:
+        began = time.monotonic()
+
+        def counted(outcome: Reply | OfframpError) -> None:
+            if outcome.bytes_up:  # one that was refused here made no hop
+                self._metrics.hop_seconds.observe(time.monotonic() - began)
+            hear(outcome)
+
+        return counted
 
     async def close(self) -> None:
         """End the streams."""
