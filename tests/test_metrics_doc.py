@@ -52,6 +52,7 @@ def described(header: str) -> dict[str, Described]:
 def of_a_tier() -> CollectorRegistry:
     metrics = TierMetrics("fog", stages=(0, 1))
     metrics.identify(version="1", bundle="b", network="n", policy="p")
+    metrics.show_breaker("cloud:7103", "closed", is_new=True)
     metrics.stand_for("raspberry", reference="r", slowdown=2.0, watts={"idle": 1.0})
     return metrics.registry
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from offramp.errors import (
     DeadlineExceeded,
@@ -68,6 +69,8 @@ class StreamOptions:
             # How long one try to connect may take, and how long a name counts as resolved: 20 s and 30 s by default.
             ("grpc.min_reconnect_backoff_ms", round(self.most_backoff_s * 1e3)),
             ("grpc.dns_min_time_between_resolutions_ms", round(self.most_backoff_s * 1e3)),
+            # A channel's connections are its own, so that a new channel does not take over those of one that is dead.
+            ("grpc.use_local_subchannel_pool", 1),
         ]
 
 
@@ -116,6 +119,36 @@ class TierStream:
         """Open the channel and keep a stream on it until close()."""
         self._channel = grpc.aio.insecure_channel(self.target, self._options.channel_arguments())
         self._task = asyncio.create_task(self._keep_open(), name=f"stream to {self.target}")
+
+    async def renew(self) -> None:
+        """Give up the connection, whatever is under way on it, and begin another.
+
+        One that a link has swallowed would else be found out by keepalive only, or wait for TCP's backoff.
+        """
+        if self._closed or self._task is None or self._channel is None:
+            return
+        dead, channel = self._task, self._channel
+        dead.cancel()
+        await asyncio.wait([dead])
+        self.start()
+        await channel.close()
+
+    async def wait_serving(self) -> None:
+        """Return once the stream is open and the tier's health, which it is asked to tell, is SERVING."""
+        while True:
+            await self._connected.wait()
+            try:
+                async for answer in self._watch_health():
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+            except grpc.aio.AioRpcError as exc:
+                if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    return  # it tells nobody
+            await asyncio.sleep(self._options.first_backoff_s)
+
+    def _watch_health(self) -> Any:
+        stub = health_pb2_grpc.HealthStub(self._channel)
+        return stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), wait_for_ready=True)
 
     async def wait_connected(self, timeout_s: float) -> None:
         """Return once the stream is open. Raises TierUnavailable after timeout_s, or once this side has closed it."""
@@ -224,9 +257,10 @@ class TierStream:
         backoff_s = self._options.first_backoff_s
         while True:
             reason: DegradedReason = "unreachable"
-            text = "the tier ended the stream"
+            text = "given up"
             try:
                 await self._converse()
+                text = "the tier ended the stream"
             except grpc.aio.AioRpcError as exc:
                 text = f"{exc.code().name}: {exc.details()}"
                 if exc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:  # a message over its limit

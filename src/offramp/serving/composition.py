@@ -152,5 +152,4 @@ def _uplink(settings: TierSettings, metrics: TierMetrics, sample_bytes: int) -> 
         keepalive_timeout_s=settings.uplink.keepalive_timeout_s,
         padding_bytes=_padding_bytes(sample_bytes),
     )
-    targets = settings.uplink.address.split(",")
-    return StreamUplink(targets, options, reserve_s=settings.uplink.reserve_s, metrics=metrics)
+    return StreamUplink(settings.uplink, options, metrics)

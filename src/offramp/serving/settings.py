@@ -55,7 +55,11 @@ class PlanSettings(BaseModel):
 
 
 class UplinkSettings(BaseModel):
-    """The next tier, all its replicas, and how long before a deadline the wait for it ends."""
+    """The next tier, all its replicas, how long before a deadline the wait for it ends, and when it is not asked.
+
+    breaker_failures, breaker_late_share: so many failures in a row, or that share of the latest requests, open the
+    breaker; hop_quantile: a sample is not sent that has less time left than this share of the latest hops took.
+    """
 
     model_config = _STRICT
     address: Addresses  # of several with commas between; of all that a name stands for
@@ -63,6 +67,9 @@ class UplinkSettings(BaseModel):
     keepalive_s: Annotated[float, Field(ge=5)] = 10.0  # a tier cuts who pings more often
     keepalive_timeout_s: Seconds = 5.0
     most_backoff_s: Seconds = 2.0
+    breaker_failures: Annotated[int, Field(ge=1)] = 5
+    breaker_late_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    hop_quantile: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class Limits(BaseModel):

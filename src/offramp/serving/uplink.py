@@ -7,17 +7,18 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from offramp.errors import OfframpError, TierUnavailable
 from offramp.rpc import Reply, Sample, StreamOptions, TierStream
 from offramp.rpc.exchange import Direction
 from offramp.rpc.pending import Hear
+from offramp.serving.replica import GiveUp, Replica
+from offramp.serving.settings import UplinkSettings
 from offramp.telemetry import TierMetrics
 
 logger = logging.getLogger(__name__)
-GiveUp = Callable[[], None]
 _KINDS = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -69,28 +70,28 @@ class NoUplink:
 class _Hop:
     """One sample's way to a replica, and to a second one where the first fails."""
 
-    __slots__ = ("_deadline", "_give_up", "_hear", "_lost", "_other", "_sample", "_stream")
+    __slots__ = ("_deadline", "_give_up", "_hear", "_lost", "_other", "_replica", "_sample")
 
     def __init__(
         self,
         sample: Sample,
         deadline: float,
-        other: Callable[[TierStream], TierStream | None],
+        other: Callable[[Replica], Replica | None],
         hear: Hear,
     ) -> None:
         self._sample, self._deadline, self._other, self._hear = sample, deadline, other, hear
-        self._stream: TierStream | None = None
+        self._replica: Replica | None = None
         self._lost: TierUnavailable | None = None  # how the first one failed
         self._give_up: GiveUp = _nothing
 
-    def go(self, stream: TierStream | None) -> None:
+    def go(self, replica: Replica | None) -> None:
         """Ask this replica."""
-        if stream is None:
-            self._hear(TierUnavailable("unreachable", "no replica of the next tier is connected"))
+        if replica is None:
+            self._hear(TierUnavailable("unreachable", "the next tier has no address"))
             return
-        self._stream = stream
+        self._replica = replica
         try:
-            self._give_up = stream.begin(self._sample, self._deadline, self._heard)
+            self._give_up = replica.begin(self._sample, self._deadline, self._heard)
         except OfframpError as exc:
             self._heard(exc)
 
@@ -98,8 +99,8 @@ class _Hop:
         if self._lost is not None:
             self._hear(_with_bytes_of(self._lost, outcome))
             return
-        if isinstance(outcome, TierUnavailable) and self._stream is not None:
-            other = self._other(self._stream)
+        if isinstance(outcome, TierUnavailable) and self._replica is not None:
+            other = self._other(self._replica)
             if other is not None and other.room >= 1:
                 self._lost = outcome
                 self.go(other)
@@ -120,33 +121,30 @@ def _with_bytes_of(lost: TierUnavailable, outcome: Reply | OfframpError) -> Repl
 
 
 class StreamUplink:
-    """A stream to every replica of the next tier; a sample goes to the one with the most credits left.
+    """A stream to every replica of the next tier; a sample goes to the one with the most room.
 
         fog:7102 --name--> 10.0.0.4, 10.0.0.5 --a stream each--> credits each --> ask()
 
-    targets: HOST:PORT each; names are looked up again every options.most_backoff_s, for replicas come and go.
-    reserve_s: how long before a sample's deadline the wait ends, so that the exit at hand still answers in time.
+    Names are looked up again every options.most_backoff_s, for replicas come and go.
     """
 
     def __init__(
         self,
-        targets: Sequence[str],
+        settings: UplinkSettings,
         options: StreamOptions,
-        *,
-        reserve_s: float,
         metrics: TierMetrics,
     ) -> None:
-        self._targets, self._options = targets, options
-        self._reserve_s, self._metrics = reserve_s, metrics
-        self._streams: dict[str, TierStream] = {}
+        self._settings, self._options, self._metrics = settings, options, metrics
+        self._targets = settings.address.split(",")
+        self._replicas: dict[str, Replica] = {}
         self._turn = itertools.count()
         self._following: asyncio.Task[None] | None = None
-        metrics.upstreams.set_function(lambda: sum(s.is_connected for s in self._streams.values()))
+        metrics.upstreams.set_function(lambda: sum(r.is_connected for r in self._replicas.values()))
 
     @property
     def is_connected(self) -> bool:
         """Whether a stream is open."""
-        return any(stream.is_connected for stream in self._streams.values())
+        return any(replica.is_connected for replica in self._replicas.values())
 
     def start(self) -> None:
         """Begin to connect; until a stream is open, samples are refused at once."""
@@ -155,29 +153,30 @@ class StreamUplink:
     async def _follow(self) -> None:
         while True:
             found = await addresses_of(self._targets)
-            for address in found - set(self._streams):
+            for address in found - set(self._replicas):
                 stream = TierStream(address, self._options, count_bytes=self._count_bytes)
-                self._streams[address] = stream
-                stream.start()
+                self._replicas[address] = Replica(stream, self._settings, self._metrics)
+                self._replicas[address].start()
             # One that is still connected may be answering its last samples; it ends the stream itself.
-            gone = [a for a, s in self._streams.items() if a not in found and not s.is_connected]
+            gone = [a for a, r in self._replicas.items() if a not in found and not r.is_connected]
             if found:  # else it is the name service that is gone
-                await asyncio.gather(*(self._streams.pop(address).close() for address in gone))
+                await asyncio.gather(*(self._replicas.pop(address).close() for address in gone))
             await asyncio.sleep(self._options.most_backoff_s)
 
     def _count_bytes(self, direction: Direction, count: int) -> None:
         self._metrics.count_bytes("upstream", direction, count)
 
-    def _roomiest(self, but: TierStream | None = None) -> TierStream | None:
-        streams = [s for s in self._streams.values() if s.is_connected and s is not but]
-        if len(streams) < 2:
-            return streams[0] if streams else None
-        first = next(self._turn) % len(streams)
-        return max(streams[first:] + streams[:first], key=lambda s: s.room, default=None)
+    def _roomiest(self, but: Replica | None = None) -> Replica | None:
+        replicas = [r for r in self._replicas.values() if r is not but]
+        if len(replicas) < 2:
+            return replicas[0] if replicas else None
+        first = next(self._turn) % len(replicas)
+        return max(replicas[first:] + replicas[:first], key=lambda r: r.room)
 
     def ask(self, sample: Sample, hear: Hear) -> GiveUp:
         """Ask within the sample's deadline less the reserve; a second replica where one fails."""
-        hop = _Hop(sample, sample.deadline - self._reserve_s, self._roomiest, self._counted(hear))
+        deadline = sample.deadline - self._settings.reserve_s
+        hop = _Hop(sample, deadline, self._roomiest, self._counted(hear))
         hop.go(self._roomiest())
         return hop.end
 
@@ -196,7 +195,7 @@ class StreamUplink:
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait([self._following])
-        await asyncio.gather(*(stream.close() for stream in self._streams.values()))
+        await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
 
 
 async def addresses_of(targets: Iterable[str]) -> set[str]:

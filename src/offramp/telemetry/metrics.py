@@ -26,6 +26,7 @@ Outcome = Literal[
     "cancelled",
     "failed",
 ]
+BreakerState = Literal["closed", "open", "half_open"]
 Side = Literal["downstream", "upstream"]
 Direction = Literal["up", "down"]
 
@@ -86,6 +87,14 @@ class TierMetrics:
         self.upstreams = self._gauge(
             "upstreams", "Replicas of the next tier that are connected."
         ).labels(tier)
+        turns = "Changes of a breaker before a replica of the next tier, by new state."
+        self._breaker_turns = {
+            state: self._count("breaker_transitions", turns, state=state)
+            for state in get_args(BreakerState)
+        }
+        self._breaker = self._gauge(
+            "breaker_state", "1 for the state that the breaker is in.", "upstream", "state"
+        )
         self._build = self._gauge("build_info", "What runs.", "version", "python")
         self._bundle = self._gauge("bundle_info", "The bundle in use.", "name", "network", "policy")
         self._profile = self._gauge(
@@ -136,6 +145,18 @@ class TierMetrics:
     def observe_queue(self, stage: int, seconds: float) -> None:
         """One more sample waited for a stage."""
         self._queue_seconds[stage].observe(seconds)
+
+    def show_breaker(self, upstream: str, state: BreakerState, *, is_new: bool = False) -> None:
+        """The breaker before that replica is in this state; a new one has not changed into it."""
+        for one in get_args(BreakerState):
+            self._breaker.labels(self._tier, upstream, one).set(float(one == state))
+        if not is_new:
+            self._breaker_turns[state].add()
+
+    def forget_breaker(self, upstream: str) -> None:
+        """That replica has gone."""
+        for one in get_args(BreakerState):
+            self._breaker.remove(self._tier, upstream, one)
 
     def count_bytes(self, side: Side, direction: Direction, count: int) -> None:
         """One more message, of that many bytes, to or from the tier or caller on that side."""
