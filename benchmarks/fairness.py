@@ -115,7 +115,7 @@ def bars(rounds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def measured(rounds: int, seconds: float, batch: int) -> dict[str, Any]:
+def measured(rounds: int, seconds: float, batch: int, seed: int) -> dict[str, Any]:
     """What `found` of the record is."""
     server_core, load_core = cores()
     before = os.getloadavg()[0]
@@ -126,7 +126,7 @@ def measured(rounds: int, seconds: float, batch: int) -> dict[str, Any]:
     ):
         capacity_hz = _capacity_hz(run, server, seconds)
         for number in range(rounds):
-            made.append(_alternating(run, server, capacity_hz, seconds, network.SEED + number))
+            made.append(_alternating(run, server, capacity_hz, seconds, seed + number))
             ratios = ", ".join(f"{kind} {costs(made[-1:], kind):.2f}" for kind in KINDS)
             print(f"round {number}: p99 with the flood over without, {ratios}", file=sys.stderr)
     return {
@@ -188,16 +188,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
     parser.add_argument("--batch", type=int, default=_BATCH, help="the most samples in a batch")
+    parser.add_argument("--seed", type=int, default=network.SEED, help="of the first round")
     args = parser.parse_args(argv)
     if args.seconds <= _WARM_S:
         parser.error(f"--seconds: {args.seconds:g}, but the first {_WARM_S:g} are not measured")
-    found = measured(args.rounds, args.seconds, args.batch)
-    command = record.command(COMMAND, argv)
-    print(markdown({"command": command, "found": found}))
-    seeds = [network.SEED + number for number in range(args.rounds)]
-    path = record.write(NAME, found, command=command, data={}, seeds=seeds, packages=("grpcio",))
-    print(f"\n{path} written")
-    return 1 if any(bar["holds"] is False for bar in found["bars"]) else 0
+    found = measured(args.rounds, args.seconds, args.batch, args.seed)
+    return record.conclude(
+        found,
+        name=NAME,
+        command=record.command(COMMAND, argv),
+        markdown=markdown,
+        seeds=[args.seed + number for number in range(args.rounds)],
+    )
 
 
 if __name__ == "__main__":

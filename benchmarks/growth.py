@@ -173,12 +173,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.seconds <= _WARM_S:
         parser.error(f"--seconds: {args.seconds:g}, but the first {_WARM_S:g} are not measured")
     found = measured(args.rounds, args.seconds)
-    command = record.command(COMMAND, argv)
-    print(markdown({"command": command, "found": found}))
-    seeds = [network.SEED + number for number in range(args.rounds)]
-    path = record.write(NAME, found, command=command, data={}, seeds=seeds, packages=("grpcio",))
-    print(f"\n{path} written")
-    return 1 if any(bar["holds"] is False for bar in found["bars"]) else 0
+    return record.conclude(
+        found,
+        name=NAME,
+        command=record.command(COMMAND, argv),
+        markdown=markdown,
+        seeds=[network.SEED + number for number in range(args.rounds)],
+    )
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def one_round(run: Run, fog_core: int, load_core: int, seconds: float, seed: int
         }
 
 
-def measured(rounds: int, seconds: float) -> dict[str, Any]:
+def measured(rounds: int, seconds: float, seed: int) -> dict[str, Any]:
     """What `found` of the record is."""
     fog_core, load_core = cores()
     before = os.getloadavg()[0]
@@ -117,7 +117,7 @@ def measured(rounds: int, seconds: float) -> dict[str, Any]:
     made = []
     with load_process(load_core) as run:
         for number in range(rounds):
-            made.append(one_round(run, fog_core, load_core, seconds, network.SEED + number))
+            made.append(one_round(run, fog_core, load_core, seconds, seed + number))
             shares = [made[-1][kind]["goodput_hz"] for kind in ("credits", "ignoring")]
             said = ", ".join(f"{share / made[-1]['closed_hz']:.3f}" for share in shares)
             print(f"round {number}: {made[-1]['closed_hz']:.0f}/s, goodput {said}", file=sys.stderr)
@@ -139,14 +139,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(f"python -m {COMMAND}", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each overload")
+    parser.add_argument("--seed", type=int, default=network.SEED, help="of the first round")
     args = parser.parse_args(argv)
-    found = measured(args.rounds, args.seconds)
-    command = record.command(COMMAND, argv)
-    print(markdown({"command": command, "found": found}))
-    seeds = [network.SEED + number for number in range(args.rounds)]
-    path = record.write(NAME, found, command=command, data={}, seeds=seeds, packages=("grpcio",))
-    print(f"\n{path} written")
-    return 1 if any(bar["holds"] is False for bar in found["bars"]) else 0
+    found = measured(args.rounds, args.seconds, args.seed)
+    return record.conclude(
+        found,
+        name=NAME,
+        command=record.command(COMMAND, argv),
+        markdown=markdown,
+        seeds=[args.seed + number for number in range(args.rounds)],
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -73,3 +73,20 @@ def read(name: str) -> dict[str, Any]:
     """The content of `benchmarks/results/NAME.json`."""
     content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return content
+
+
+def conclude(
+    found: Mapping[str, Any],
+    *,
+    name: str,
+    command: str,
+    markdown: Callable[[dict[str, Any]], str],
+    seeds: Sequence[int],
+    packages: Sequence[str] = ("grpcio",),
+) -> int:
+    """Print what was found, keep it unless the name is empty, and the exit code: 1 where a bar of it is broken."""
+    print(markdown({"command": command, "found": found}))
+    if name:
+        path = write(name, found, command=command, data={}, seeds=seeds, packages=packages)
+        print(f"\n{path} written")
+    return 1 if any(bar["holds"] is False for bar in found.get("bars", ())) else 0

@@ -101,13 +101,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as exc:
         parser.error(str(exc))
     found = measured(systems, args.rounds, args.seconds)
-    command = record.command(COMMAND, argv)
-    print(markdown({"command": command, "found": found}))
-    if name := kept_as(systems):
-        packages = ("grpcio", "protobuf", "aiohttp")
-        path = record.write(name, found, command=command, data={}, seeds=[SEED], packages=packages)
-        print(f"\n{path} written")
-    return 1 if any(bar["holds"] is False for bar in found["bars"]) else 0
+    return record.conclude(
+        found,
+        name=kept_as(systems),
+        command=record.command(COMMAND, argv),
+        markdown=markdown,
+        seeds=[SEED],
+        packages=("grpcio", "protobuf", "aiohttp"),
+    )
 
 
 if __name__ == "__main__":

@@ -192,13 +192,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as exc:
         parser.error(str(exc))
     found = measured(pipelines, args.profiles, args.seconds, args.seed)
-    command = record.command(COMMAND, argv)
-    print(markdown({"command": command, "found": found}))
-    if len(pipelines) == len(PIPELINES):
-        packages = ("grpcio", "protobuf", "aiohttp")
-        seeds = [args.seed]
-        path = record.write(NAME, found, command=command, data={}, seeds=seeds, packages=packages)
-        print(f"\n{path} written")
+    record.conclude(
+        found,
+        name=NAME if len(pipelines) == len(PIPELINES) else "",
+        command=record.command(COMMAND, argv),
+        markdown=markdown,
+        seeds=[args.seed],
+        packages=("grpcio", "protobuf", "aiohttp"),
+    )
     systems = [one for made in found["profiles"].values() for one in made.values()]
     return 1 if any(one["wrong"] for one in systems) else 0
 
