@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_a_unit_is_done_while_its_configuration_stays_as_it_was(units: Path) -> 
     assert regimes.is_done("joint", 1)
     assert not regimes.is_done("joint", 3)
     path = units / "joint-1.json"
-    path.write_text(path.read_text().replace('"epochs": 6', '"epochs": 7'))
+    path.write_text(re.sub('"epochs": [0-9]+', '"epochs": 1', path.read_text()))
     assert not regimes.is_done("joint", 1)
 
 
