@@ -100,6 +100,7 @@ class TierStream:
         self._connected = asyncio.Event()
         self._credits = 0
         self._window = Window(0)
+        self._narrowed_by: DegradedReason = "overloaded"
         self._message_bytes = self._options.message_bytes  # or what the tier takes, if that is less
         self._closed = False
         self._channel: grpc.aio.Channel | None = None
@@ -229,7 +230,7 @@ class TierStream:
         if len(self._pending) >= self._credits:
             raise TierUnavailable("overloaded", f"{self.target} grants no more credits")
         if self.room < 1:
-            raise TierUnavailable("overloaded", f"{self.target} is behind with what it has")
+            raise TierUnavailable(self._narrowed_by, f"{self.target} is behind with what it has")
         check_lengths(sample.id.origin, sample.network, sample.policy)
         size = payload_bytes(sample.payload) + len(sample.exit_state)
         limit = self._message_bytes - ENVELOPE_BYTES
@@ -239,8 +240,9 @@ class TierStream:
     def _heard(self, hear: Hear, outcome: Reply | OfframpError) -> None:
         if not isinstance(outcome, OfframpError):
             self._window.widen()
-        elif _is_too_late(outcome):
+        elif (reason := _too_much_for(outcome)) is not None:
             self._window.narrow(len(self._pending) + 1)
+            self._narrowed_by = reason
         hear(outcome)
 
     async def close(self) -> None:
@@ -315,8 +317,10 @@ class TierStream:
         return await exchange.run(data)
 
 
-def _is_too_late(error: OfframpError) -> bool:
-    """Whether fewer samples at once would have helped."""
-    if isinstance(error, TierUnavailable):
-        return error.reason == "overloaded"
-    return isinstance(error, DeadlineExceeded)
+def _too_much_for(error: OfframpError) -> DegradedReason | None:
+    """The reason of an error that fewer samples at once would have helped against."""
+    if isinstance(error, DeadlineExceeded):
+        return "deadline"
+    if isinstance(error, TierUnavailable) and error.reason == "overloaded":
+        return "overloaded"
+    return None

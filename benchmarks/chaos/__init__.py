@@ -1,0 +1,1 @@
+"""Things broken on purpose under load, and what became of the requests meanwhile."""

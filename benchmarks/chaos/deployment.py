@@ -1,0 +1,84 @@
+"""The compose deployment under a name of its own, seen through the Docker SDK: what is broken, and mended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from benchmarks.serving.running import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A running compose project. engine: a docker.DockerClient."""
+
+    project: str
+    engine: Any
+
+    def container(self, service: str) -> Any:
+        """The service's container as it is now."""
+        labels = [
+            f"com.docker.compose.project={self.project}",
+            f"com.docker.compose.service={service}",
+        ]
+        (found,) = self.engine.containers.list(all=True, filters={"label": labels})
+        return found
+
+    def network(self, name: str) -> Any:
+        """A network of the compose file."""
+        return self.engine.networks.get(f"{self.project}_{name}")
+
+    @property
+    def device(self) -> str:
+        """Where the host reaches the device."""
+        (published,) = self.container("device").ports["7101/tcp"]
+        return f"{published['HostIp']}:{published['HostPort']}"
+
+    def breaker_opened(self, service: str, since: float) -> float | None:
+        """When the service's log first says that its breaker opened, after `since`; both as time.monotonic()."""
+        to_monotonic = time.monotonic() - time.time()
+        log = self.container(service).logs(timestamps=True, since=since - to_monotonic)
+        for line in log.decode(errors="replace").splitlines():
+            stamp, _, text = line.partition(" ")
+            if "breaker to" in text and ": open" in text:
+                # Docker writes nanoseconds, of which datetime takes six digits.
+                moment = datetime.strptime(stamp[:26], "%Y-%m-%dT%H:%M:%S.%f")
+                return moment.replace(tzinfo=UTC).timestamp() + to_monotonic
+        return None
+
+
+@contextlib.contextmanager
+def deployed(services: Sequence[str] = ("device",)) -> Iterator[Deployment]:
+    """The project up and healthy with these services and what they need; gone at the end. Raises RuntimeError."""
+    project = f"offramp-chaos-{secrets.token_hex(3)}"
+    # One that the engine chose would be another one after a restart.
+    ports = {"PORT_DEVICE": str(free_port()), "PORT_PROMETHEUS": "0"}
+
+    def compose(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["docker", "compose", "--project-name", project, *words]
+        environment = {**os.environ, **ports}
+        return subprocess.run(  # noqa: S603
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+
+    engine = docker.from_env(timeout=60)
+    try:
+        done = compose("up", "--build", "--wait", "--wait-timeout", "120", *services)
+        if done.returncode != 0:
+            raise RuntimeError(f"docker compose up failed: {done.stderr[-2000:]}")
+        yield Deployment(project, engine)
+    finally:
+        compose("down", "--volumes", "--remove-orphans", "--rmi", "local", "--timeout", "15")
+        engine.close()
