@@ -8,7 +8,7 @@ CLOUD_PROFILE ?= $(or $(LINK_FOG_CLOUD),wan-region)
 LINKS = $(if $(PROFILE),--profile $(PROFILE) --cloud-profile $(CLOUD_PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench bench-peers up down protos clean .venv .venv-demo
+.PHONY: help demo test lint types format bench bench-peers chaos soak up down protos clean .venv .venv-demo
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,13 @@ bench-peers: .venv ## one tier and three beside the servers that people use, eac
 	-$(BIN)/python -m benchmarks.serving.w3
 	$(BIN)/python -m benchmarks.serving.plot
 	$(BIN)/python -m benchmarks.results
+
+# ARGS: further flags of the program, as ARGS="--only paused --duration 5".
+chaos: .venv ## break the compose deployment under load, one row a fault; JSON=file (6 minutes, needs Docker)
+	$(BIN)/python -m benchmarks.chaos $(if $(JSON),--json $(JSON)) $(ARGS)
+
+soak: .venv ## three tiers at 70 % load for half an hour, and their memory
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 up: ## the three tiers and Prometheus under docker compose (PROFILE=lte: over such a link)
 	$(if $(PROFILE),LINK_DEVICE_FOG=$(PROFILE) LINK_FOG_CLOUD=$(CLOUD_PROFILE) \

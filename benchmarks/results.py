@@ -69,6 +69,9 @@ SECTIONS = (
     _section("Overload", "overload", module="overload_figures"),
     _section("Growth", "growth", module="growth_figures"),
     _section("Fairness", "fairness"),
+    _section("Faults in containers", "chaos", module="chaos.rows"),
+    _section("Faults at random", "faults"),
+    _section("Soak", "soak"),
     _section("int8 stages", "int8"),
     _section("Footprint", "footprint"),
 )

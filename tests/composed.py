@@ -53,6 +53,10 @@ class Deployment:
         (found,) = self.engine.containers.list(all=True, filters={"label": labels})
         return found
 
+    def network(self, name: str) -> Any:
+        """A network of the compose file."""
+        return self.engine.networks.get(f"{self.project}_{name}")
+
     def address(self, service: str, port: int) -> str:
         """Where the host reaches that port of the service."""
         (published,) = self.container(service).ports[f"{port}/tcp"]

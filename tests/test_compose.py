@@ -5,6 +5,7 @@ One deployment serves the whole module. The tests run in the order of this file:
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,13 @@ import pytest
 
 pytest.importorskip("docker")
 
+import numpy as np
+from benchmarks.chaos.faults import faults
+from benchmarks.chaos.load import Asked, Load, loading
+from numpy.typing import NDArray
 from tests.composed import (
     BASE_IMAGE,
+    ROOT,
     TIERS,
     Deployment,
     answers_of,
@@ -26,6 +32,8 @@ from tests.composed import (
 )
 from tests.dashboard import Panel, is_of_a_link, panels
 
+from offramp.data import fashion_mnist
+
 pytestmark = pytest.mark.compose
 
 SERVICES = (*TIERS, "prometheus")
@@ -34,14 +42,37 @@ MOST_BYTES_OVER_BASE = 240e6
 MOST_RESIDENT_BYTES = 120e6
 
 
+def demo_images() -> NDArray[np.uint8]:
+    """(N, 28, 28, 1), those that the repository holds."""
+    return fashion_mnist.load("test", ROOT / "examples" / "fashion_mnist").images.reshape(
+        -1, 28, 28, 1
+    )
+
+
+def late(load: Load, since: float) -> list[Asked]:
+    """What was asked since then."""
+    return [one for one in list(load.asked) if one.due > since]
+
+
 def count_by_tier(answers: list[dict[str, Any]]) -> dict[str, int]:
     return dict(Counter(answer["tier"] for answer in answers))
 
 
+# On a busy machine an answer of the device's own takes longer to its caller than the 10 ms that it usually keeps.
+RESERVE = """
+services:
+  device: { environment: { OFFRAMP_DEVICE_UPLINK__RESERVE_S: "0.5" } }
+"""
+
+
 @pytest.fixture(scope="module")
-def deployment(docker_engine: Any) -> Iterator[Deployment]:
+def deployment(
+    docker_engine: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
     """The three tiers and Prometheus, up and healthy."""
-    with up(docker_engine) as deployment:
+    override = tmp_path_factory.mktemp("compose") / "reserve.yml"
+    override.write_text(RESERVE)
+    with up(docker_engine, COMPOSE_FILE=f"docker-compose.yml:{override}") as deployment:
         yield deployment
 
 
@@ -298,6 +329,24 @@ def test_when_the_cloud_is_back_it_answers_again(
     eventually(
         lambda: count_by_tier(deployment.infer(unsure[:1])) == {"cloud": 1}, 30, "the cloud answers"
     )
+
+
+@pytest.mark.parametrize("name", ["fog paused", "fog cut off the network"])
+def test_what_a_silent_fog_would_have_answered_the_device_answers(
+    deployment: Deployment, name: str
+) -> None:
+    (fault,) = (one for one in faults(seed=1) if one.name == name)
+    device = deployment.address("device", 7101)
+    with loading(device, demo_images(), rate_hz=50, deadline_s=2.0) as load:
+        # A fault needs the part of a deployment that both kinds have: its containers and networks.
+        fault.begin(deployment)  # type: ignore[arg-type]
+        eventually(lambda: any(one.reason for one in load.asked), 30, "a degraded answer")
+        fault.end(deployment)  # type: ignore[arg-type]
+        mended = time.monotonic()
+        eventually(lambda: any(one.tier == "fog" for one in late(load, mended)), 30, "the fog's")
+    assert len(load.asked) == load.sent
+    assert {one.error for one in load.asked} == {""}
+    assert {one.reason for one in load.asked} - {""} <= fault.reasons
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -33,6 +33,10 @@ class RunningLink:
         self.status = ask(self._control, {"do": "timeline", "timeline": str(path)})
         return float(self.status["origin_s"])
 
+    def cut(self, seconds: float) -> None:
+        """Let nothing through for so long; what was under way comes afterwards, as over a mobile link."""
+        ask(self._control, {"do": "cut", "state": "hold", "seconds": seconds})
+
 
 @contextmanager
 def running_link(timeline: Timeline, engine: str, target: Endpoint) -> Iterator[RunningLink]:
