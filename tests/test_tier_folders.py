@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from offramp.serving.settings import TierSettings, leaves, read_settings
+from offramp.serving.reading import leaves, read_settings
+from offramp.serving.settings import TierSettings
 from offramp_cloud.__main__ import CloudSettings
 from offramp_device.__main__ import DeviceSettings
 from offramp_fog.__main__ import FogSettings

@@ -26,7 +26,8 @@ from offramp.rpc import Tier
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.batching import Batcher
 from offramp.serving.conversation import Conversation
-from offramp.serving.engine import Engine, Plan
+from offramp.serving.engine import Engine
+from offramp.serving.held import Held, Plan
 from offramp.serving.runner import StageOutputs, StageRunner
 from offramp.serving.settings import Limits
 from offramp.serving.uplink import NoUplink
@@ -93,13 +94,16 @@ def _engine(bundle: Bundle) -> tuple[Engine, Batcher]:
     metrics = TierMetrics("device", [0])
     stage = partial(run_stage, _SameAgain(bundle), bundle.manifest)
     batcher = Batcher(stage, most=32, metrics=metrics)
-    engine = Engine(
-        tier=Tier.DEVICE,
+    held = Held(
         bundle=bundle,
         own_policy=bundle.manifest.policies[0],
         plan=Plan(last_stage=0),
-        held=(0,),
+        stages=(0,),
         batcher=batcher,
+    )
+    engine = Engine(
+        tier=Tier.DEVICE,
+        held=held,
         uplink=NoUplink(),
         metrics=metrics,
         most_in_flight=256,

@@ -27,6 +27,7 @@ from offramp.serving.work import Work, run_stage
 from offramp.telemetry import TierMetrics
 
 LATER = float("inf")
+NOT_ASKED: Any = None  # a batcher does not look at what holds its works
 
 
 class GatedStages:
@@ -64,6 +65,7 @@ def works(scores: Path) -> list[Work]:
     origin = Origin("test", 1)
     return [
         Work(
+            NOT_ASKED,
             Sample(
                 id=SampleId(origin, k), boundary=0, network="", policy="", deadline=0, payload=()
             ),
@@ -141,6 +143,7 @@ async def test_a_fault_in_decoding_one_payload_is_of_that_sample_alone(scores: P
     payloads: list[Any] = [(TensorBytes(SURE_AT[0].tobytes()),), (None,)]
     batch = [
         Work(
+            NOT_ASKED,
             Sample(
                 id=SampleId(origin, k), boundary=0, network="", policy="", deadline=0, payload=one
             ),

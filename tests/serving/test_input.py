@@ -197,7 +197,7 @@ async def test_a_network_that_is_not_held_is_told_those_that_are(scores: Path) -
         await caller.say(names=MORE_NAMES)
         (result,) = await caller.ask(sample(1, SURE_AT[0], network=1))
     assert "0" * 64 in result.status.message
-    assert f"scores ({cloud.engine.bundle.digest})" in result.status.message
+    assert f"scores ({cloud.engine.held.bundle.digest})" in result.status.message
 
 
 async def test_an_id_that_is_under_way_is_refused(scores: Path) -> None:

@@ -42,8 +42,8 @@ async def test_every_family_and_label_exists_before_the_first_event(scores: Path
     (build,) = [labels for name, labels in seen if name == "offramp_build_info"]
     assert 'version="0.' in build
     (bundle,) = [labels for name, labels in seen if name == "offramp_bundle_info"]
-    assert f'network="{fog.engine.bundle.digest}"' in bundle
-    assert f'policy="{fog.engine.own_policy.id}"' in bundle
+    assert f'network="{fog.engine.held.bundle.digest}"' in bundle
+    assert f'policy="{fog.engine.held.own_policy.id}"' in bundle
     assert 'name="scores"' in bundle
 
 

@@ -50,7 +50,7 @@ async def test_names_are_said_once(scores: Path) -> None:
     async with running(Tier.CLOUD, scores, 2) as cloud, calling(cloud.listen) as caller:
         for k in range(3):
             await caller.ask(sample(k, SURE_AT[k]))
-        digest, policy = cloud.engine.bundle.digest, cloud.engine.own_policy.id
+        digest, policy = cloud.engine.held.bundle.digest, cloud.engine.held.own_policy.id
     assert [name.network or name.policy for name in caller.names] == [digest, policy]
 
 
@@ -68,7 +68,7 @@ async def test_the_description_says_what_is_held_and_how_far_it_goes(scores: Pat
     assert (said.tier, network.name, network.digest) == (
         pb.TIER_NAME_FOG,
         "scores",
-        fog.engine.bundle.digest,
+        fog.engine.held.bundle.digest,
     )
     assert (list(network.stages), tuple(network.classes)) == ([0, 1], CLASSES)
     assert (list(network.input_shape), network.input_dtype) == ([4, 4, 1], "uint8")

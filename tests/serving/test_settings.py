@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from offramp.errors import InvalidSettings
-from offramp.serving.settings import TierSettings, leaves, read_settings
+from offramp.serving.reading import leaves, read_settings
+from offramp.serving.settings import TierSettings
 from offramp_cloud.__main__ import CloudSettings
 from offramp_device.__main__ import DeviceSettings
 from offramp_fog.__main__ import FogSettings

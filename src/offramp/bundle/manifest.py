@@ -210,7 +210,7 @@ class Manifest(BaseModel):
                 )
         return self
 
-    @property
+    @cached_property
     def certified(self) -> frozenset[str]:
         """The ids of the policies that have a certificate."""
         return frozenset(certificate.policy for certificate in self.certificates)

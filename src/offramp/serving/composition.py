@@ -12,7 +12,8 @@ from offramp.bundle import Manifest, load_bundle
 from offramp.errors import InvalidSettings
 from offramp.rpc import StreamOptions, Tier
 from offramp.serving.batching import Batcher
-from offramp.serving.engine import Engine, Plan
+from offramp.serving.engine import Engine
+from offramp.serving.held import Held, Plan
 from offramp.serving.runner import StageRunner
 from offramp.serving.server import TierServer, TierServicer
 from offramp.serving.settings import TierSettings
@@ -32,7 +33,6 @@ class Parts:
 
     settings: TierSettings
     engine: Engine
-    batcher: Batcher
     uplink: Uplink
     server: TierServer
     profile: TierProfile
@@ -45,7 +45,7 @@ class Parts:
         self.listen = self.server.bind(self.settings.listen)
         self._exposition = Exposition(self.settings.metrics, self.engine.metrics.registry)
         self.metrics = self._exposition.address
-        self.batcher.start()
+        self.engine.held.batcher.start()
         self.uplink.start()
         await self.server.start()
 
@@ -57,18 +57,18 @@ class Parts:
     async def close(self) -> None:
         """Let go of uplink, inference thread and metrics."""
         await self.uplink.close()
-        self.batcher.close()
+        self.engine.held.batcher.close()
         if self._exposition is not None:
             await asyncio.to_thread(self._exposition.close)
 
     def summary(self) -> str:
         """One line: bundle, policy, stages, plan, uplink, and the machine that it stands for."""
-        bundle, uplink = self.engine.bundle, self.settings.uplink
+        held, uplink = self.engine.held, self.settings.uplink
         rehearsal = f", stands for {self.profile}" if self.settings.tier_profile else ""
         return (
-            f"bundle {bundle.manifest.name} {bundle.digest[:12]}, policy "
-            f"{self.engine.own_policy.name} {self.engine.own_policy.id[:12]}, stages "
-            f"{list(self.engine.held)} up to {self.engine.plan.last_stage}, "
+            f"bundle {held.bundle.manifest.name} {held.bundle.digest[:12]}, policy "
+            f"{held.own_policy.name} {held.own_policy.id[:12]}, stages "
+            f"{list(held.stages)} up to {held.plan.last_stage}, "
             f"uplink {uplink.address if uplink else 'none'}{rehearsal}"
         )
 
@@ -112,13 +112,16 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         took={k: seconds * slowdown for k, seconds in runner.warm_up().items()},
     )
     uplink = _uplink(settings, metrics, _sent_bytes(manifest, last))
-    engine = Engine(
-        tier=tier,
+    held = Held(
         bundle=bundle,
         own_policy=policy,
         plan=Plan(last_stage=last, epoch=settings.plan.epoch),
-        held=runner.stages,
+        stages=runner.stages,
         batcher=batcher,
+    )
+    engine = Engine(
+        tier=tier,
+        held=held,
         uplink=uplink,
         metrics=metrics,
         most_in_flight=settings.limits.in_flight,
@@ -127,7 +130,7 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         engine, settings.limits, version=version("offramp"), batch=settings.inference.batch
     )
     server = TierServer(servicer, settings.limits)
-    return Parts(settings, engine, batcher, uplink, server, profile)
+    return Parts(settings, engine, uplink, server, profile)
 
 
 def _sent_bytes(manifest: Manifest, last_stage: int) -> int:

@@ -12,11 +12,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from offramp.bundle import Bundle
 from offramp.errors import (
     BundleMismatch,
     DeadlineExceeded,
@@ -25,11 +24,10 @@ from offramp.errors import (
     OfframpError,
     TierUnavailable,
 )
-from offramp.exits import ExitPolicy
 from offramp.exits.confidence import labels_of
-from offramp.rpc import Answer, Leg, Origin, Reply, Sample, Tier
-from offramp.rpc.payload import payload_size_checked
-from offramp.serving.batching import Batcher
+from offramp.rpc import Answer, Leg, Reply, Sample, Tier
+from offramp.serving.admission import Admission
+from offramp.serving.held import Held
 from offramp.serving.request import Deliver, Request
 from offramp.serving.uplink import Uplink
 from offramp.serving.work import Work
@@ -37,18 +35,6 @@ from offramp.telemetry import TierMetrics
 from offramp.telemetry.metrics import Outcome
 
 logger = logging.getLogger(__name__)
-# Of the time that a sample has left, what its first stage may take: the rest is for the batch that it comes into, which
-# ends for all at once, and for the way back. With a queue as long as the deadlines allow, batches would be of one.
-# Below a device there is nobody who could answer instead, so that it refuses only what is hopeless.
-_SPENT_HERE = {Tier.DEVICE: 1.0, Tier.FOG: 0.8, Tier.CLOUD: 0.8}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How far this tier goes: it runs stages up to last_stage; -1 means that it only passes samples on."""
-
-    last_stage: int
-    epoch: int = 0
 
 
 class _Hop(NamedTuple):
@@ -63,44 +49,41 @@ _NO_HOP = _Hop()
 
 
 class Engine:
-    """Answers samples. `held` are the stages open here, which may be more than the plan uses."""
+    """Answers samples by the bundle that it holds."""
 
     def __init__(
         self,
         *,
         tier: Tier,
-        bundle: Bundle,
-        own_policy: ExitPolicy,
-        plan: Plan,
-        held: tuple[int, ...],
-        batcher: Batcher,
+        held: Held,
         uplink: Uplink,
         metrics: TierMetrics,
         most_in_flight: int,
     ) -> None:
-        self.tier, self.bundle, self.own_policy, self.plan = tier, bundle, own_policy, plan
-        self.held, self.metrics, self.most_in_flight = held, metrics, most_in_flight
-        self._batcher, self._uplink = batcher, uplink
-        self._in_flight = 0
-        self._by_origin: dict[Origin, int] = {}  # those in flight
-        metrics.in_flight.set_function(lambda: self._in_flight)
-        self._draining = False
+        self.tier, self.held, self.metrics = tier, held, metrics
+        self._uplink = uplink
+        self._admission = Admission(tier, most_in_flight)
+        metrics.in_flight.set_function(lambda: self._admission.in_flight)
         self._mismatches_seen: set[str] = set()
-        self._certified = bundle.manifest.certified
 
     @property
     def in_flight(self) -> int:
         """Samples accepted and not yet answered."""
-        return self._in_flight
+        return self._admission.in_flight
+
+    @property
+    def most_in_flight(self) -> int:
+        """How many there may be."""
+        return self._admission.most
 
     @property
     def is_draining(self) -> bool:
         """Whether new samples are refused."""
-        return self._draining
+        return self._admission.is_draining
 
     def drain(self) -> None:
         """Accept nothing more; what was accepted is still answered."""
-        self._draining = True
+        self._admission.is_draining = True
 
     def begin(self, sample: Sample, deliver: Deliver) -> Request:
         """Start on a sample; `deliver` hears its answer, from here or from a deeper tier, or its error, once.
@@ -111,66 +94,26 @@ class Engine:
         """
         origin = sample.id.origin
         request = Request(origin, deliver, self._over)
-        self._in_flight += 1
-        self._by_origin[origin] = self._by_origin.get(origin, 0) + 1
+        self._admission.enter(origin)
         try:
-            request.work = self._admitted(sample)
+            self._admission.refuse_excess(sample, self.held.batcher)
+            request.work = self.held.work_of(sample)
             self._climb(request, request.work)
         except Exception as exc:
             request.end(exc)
         return request
 
     def _over(self, request: Request, outcome: Outcome) -> None:
-        self._in_flight -= 1
-        self._by_origin[request.origin] -= 1
-        if not self._by_origin[request.origin]:
-            del self._by_origin[request.origin]
+        self._admission.leave(request.origin)
         self.metrics.count_result(outcome)
         self.metrics.request_seconds.observe(time.monotonic() - request.began)
 
-    def _admitted(self, sample: Sample) -> Work:
-        if self._draining:
-            raise TierUnavailable("unreachable", "this tier is shutting down")
-        self._refuse_excess(sample)
-        manifest = self.bundle.manifest
-        if sample.network and sample.network != self.bundle.digest:
-            held = {manifest.name: self.bundle.digest}
-            raise BundleMismatch.of("network", sample.network, held)
-        policy = manifest.policy(sample.policy) if sample.policy else self.own_policy
-        if policy is None:
-            held = {p.name: p.id for p in manifest.policies}
-            raise BundleMismatch.of("policy", sample.policy, held)
-        boundaries = manifest.network.boundaries
-        if not 0 <= sample.boundary < len(boundaries):
-            raise InvalidInput(
-                "boundary", f"{sample.boundary}, but the last is {len(boundaries) - 1}"
-            )
-        policy.check_state(sample.exit_state, sample.boundary, len(manifest.network.classes))
-        payload_size_checked(sample.payload, boundaries[sample.boundary], sample.boundary)
-        return Work(sample, policy, sample.boundary, exit_state=sample.exit_state)
-
-    def _refuse_excess(self, sample: Sample) -> None:
-        """Refuse at once what this tier has no room for, or could not compute before its deadline.
-
-        When it is full, an origin that has less than its share of it may still go in, up to twice the limit in all.
-        """
-        if self._in_flight > self.most_in_flight:
-            share = self.most_in_flight / len(self._by_origin)
-            own = self._by_origin[sample.id.origin]
-            if own > share or self._in_flight > 2 * self.most_in_flight:
-                text = f"{self.most_in_flight} samples are in flight here"
-                raise TierUnavailable("overloaded", text)
-        needed_s = self._batcher.needed_s(sample.id.origin, sample.boundary)
-        left_s = sample.deadline - time.monotonic() if needed_s else 0.0
-        if left_s > 0 and needed_s > _SPENT_HERE[self.tier] * left_s:
-            raise TierUnavailable("overloaded", f"the queue is longer than the {left_s:.3g} s left")
-
     def _climb(self, request: Request, work: Work) -> None:
         """One stage more, or what comes after the last one here."""
-        if work.boundary <= self.plan.last_stage and work.boundary in self.held:
+        if work.held.is_computed_here(work.boundary):
             passed = partial(self._passed, request, work)
-            is_alone = self._in_flight == 1
-            request.turn = self._batcher.submit(
+            is_alone = self.in_flight == 1
+            request.turn = work.held.batcher.submit(
                 work, work.boundary, work.sample.deadline, passed, is_alone=is_alone
             )
         elif work.sample.local:
@@ -207,7 +150,7 @@ class Engine:
             request.await_end_of(self._fall_back(work, reason, outcome, hop))
             return
         answer = outcome.answer
-        if (answer.network, answer.policy) != (self.bundle.digest, work.policy.id):
+        if (answer.network, answer.policy) != (work.held.bundle.digest, work.policy.id):
             answer = replace(answer, certified=False)
         request.end(answer.after(self._leg(work, hop)))
 
@@ -215,11 +158,11 @@ class Engine:
         return replace(
             work.sample,
             boundary=work.boundary,
-            network=self.bundle.digest,
+            network=work.held.bundle.digest,
             policy=work.policy.id,
-            plan_epoch=self.plan.epoch,
+            plan_epoch=work.held.plan.epoch,
             exit_state=work.exit_state,
-            payload=work.payload(self.bundle.manifest),
+            payload=work.payload(work.held.bundle.manifest),
         )
 
     async def _fall_back(
@@ -230,8 +173,8 @@ class Engine:
         hop: _Hop = _NO_HOP,
     ) -> Answer:
         """The answer so far, degraded; computed now where this tier holds the stage but the plan gave it none."""
-        if work.best is None and work.boundary in self.held:
-            await self._batcher.advance(work, work.boundary, math.inf)
+        if work.best is None and work.boundary in work.held.stages:
+            await work.held.batcher.advance(work, work.boundary, math.inf)
         if work.best is None and isinstance(cause, InvalidInput):
             raise cause  # the caller's own input, seen only now
         if reason == "mismatch":
@@ -260,12 +203,12 @@ class Engine:
             exit=best.exit,
             tier=self.tier,
             degraded=reason,
-            network=self.bundle.digest,
+            network=work.held.bundle.digest,
             policy=work.policy.id,
-            plan_epoch=self.plan.epoch,
+            plan_epoch=work.held.plan.epoch,
             certified=reason is None
             and work.is_of_one_policy
-            and work.policy.id in self._certified,
+            and work.held.is_certified(work.policy.id),
             trail=(self._leg(work, hop),),
         )
 

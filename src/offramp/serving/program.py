@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from offramp.errors import InvalidInput, InvalidSettings
-from offramp.serving.settings import TierSettings, add_flags, read_settings
+from offramp.serving.reading import add_flags, read_settings
+from offramp.serving.settings import TierSettings
 
 logger = logging.getLogger(__name__)
 

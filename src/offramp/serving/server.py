@@ -91,24 +91,24 @@ class TierServicer:
 
     async def Describe(self, _request: pb.DescribeRequest, _context: Any) -> pb.DescribeResponse:  # noqa: N802
         """What this tier holds and how far it goes."""
-        engine, manifest = self._engine, self._engine.bundle.manifest
-        own = engine.own_policy
+        held, manifest = self._engine.held, self._engine.held.bundle.manifest
+        own = held.own_policy
         policies = sorted(manifest.policies, key=lambda policy: policy.id != own.id)
         return pb.DescribeResponse(
-            tier=pb.TierName.Name(engine.tier),
+            tier=pb.TierName.Name(self._engine.tier),
             version=self._version,
             networks=[
                 pb.HeldNetwork(
                     name=manifest.name,
-                    digest=engine.bundle.digest,
-                    stages=engine.held,
+                    digest=held.bundle.digest,
+                    stages=held.stages,
                     policies=[pb.HeldPolicy(name=p.name, id=p.id) for p in policies],
                     classes=manifest.network.classes,
                     input_shape=manifest.network.takes.shape,
                     input_dtype=manifest.network.takes.dtype,
                 )
             ],
-            plan=pb.Plan(last_stage=engine.plan.last_stage, epoch=engine.plan.epoch),
+            plan=pb.Plan(last_stage=held.plan.last_stage, epoch=held.plan.epoch),
             limits=pb.Limits(
                 message_bytes=self._limits.message_bytes,
                 in_flight=self._limits.in_flight,

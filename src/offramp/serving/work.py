@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from offramp.rpc import Payload, Sample
 from offramp.rpc.payload import payload_arrays, tensors_payload
 from offramp.serving.pace import Stretch
 from offramp.serving.runner import StageOutputs, StageRunner
+
+if TYPE_CHECKING:
+    from offramp.serving.held import Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class ExitAnswer:
 class Work:
     """One sample under way: where it is, the answer so far, and what it has cost here."""
 
+    held: Held
     sample: Sample
     policy: ExitPolicy
     boundary: int
