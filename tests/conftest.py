@@ -6,7 +6,6 @@ import asyncio
 import gc
 import hashlib
 import inspect
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,6 @@ from offramp.bundle import (
 from offramp.data import cifar10
 from offramp.exits import ExitPolicy, ExitSetting
 from offramp.wire import TensorSpec
-
-# Trainings on one thread, read when torch is first imported: with two, a 1x1 convolution's gradient has been seen to hang
-# in oneDNN, one thread of the team at its barrier and the other past it (torch 2.13, gdb).
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # --- coroutines as tests ------------------------------------------------------------------------
 

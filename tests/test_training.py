@@ -13,7 +13,7 @@ from offramp.errors import InvalidInput, InvalidSettings
 from offramp.training import open_run, read_recipe, train
 from offramp.training.batches import Batches, erase, flip, shift
 from offramp.training.recipe import Data
-from offramp.training.run import CHECKPOINT, held_out
+from offramp.training.run import CHECKPOINT, held_out, laid_out
 
 pytestmark = pytest.mark.train
 
@@ -113,6 +113,13 @@ def test_images_are_normalised_by_what_was_trained_on(finished: Path) -> None:
     prepare = open_run(finished).network.prepare
     assert (prepare.mean / 255).flatten().tolist() == pytest.approx([0.5] * 3, abs=0.01)
     assert (prepare.std / 255).flatten().tolist() == pytest.approx([0.29] * 3, abs=0.01)
+
+
+def test_channels_come_last_but_where_a_narrow_strided_convolution_would_go_wrong() -> None:
+    for width, is_last in ((8, True), (4, False)):
+        wide, narrow = torch.nn.Conv2d(3, width, 3), torch.nn.Conv2d(width, width, 1, stride=2)
+        laid_out(torch.nn.Sequential(wide, narrow))
+        assert wide.weight.is_contiguous(memory_format=torch.channels_last) == is_last
 
 
 def test_a_folder_that_holds_a_run_is_not_trained_over(
