@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ class Deployment:
 
     project: str
     engine: Any
+    clock: Path | None = (
+        None  # the file whose content is the tiers' clocks less the machine's, as "+3600"
+    )
 
     def container(self, service: str) -> Any:
         """The service's container as it is now."""
@@ -60,25 +65,57 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def deployed(services: Sequence[str] = ("device",)) -> Iterator[Deployment]:
-    """The project up and healthy with these services and what they need; gone at the end. Raises RuntimeError."""
+def deployed(
+    services: Sequence[str] = ("device",), *, faketime: Path | None = None
+) -> Iterator[Deployment]:
+    """The project up and healthy with these services and what they need; gone at the end. Raises RuntimeError.
+
+    faketime: libfaketime.so.1, through which the tiers then read their clocks, the monotonic one left as it is.
+    """
     project = f"offramp-chaos-{secrets.token_hex(3)}"
     # One that the engine chose would be another one after a restart.
     ports = {"PORT_DEVICE": str(free_port()), "PORT_PROMETHEUS": "0"}
+    with tempfile.TemporaryDirectory() as temporary:
+        files = ["--file", str(ROOT / "docker-compose.yml")]
+        clock = None
+        if faketime is not None:
+            clock = Path(temporary, "clock", "offset")
+            Path(temporary, "clock.yml").write_text(_own_clock(faketime, clock))
+            files += ["--file", str(Path(temporary, "clock.yml"))]
 
-    def compose(*words: str) -> subprocess.CompletedProcess[str]:
-        command = ["docker", "compose", "--project-name", project, *words]
-        environment = {**os.environ, **ports}
-        return subprocess.run(  # noqa: S603
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
+        def compose(*words: str) -> subprocess.CompletedProcess[str]:
+            command = ["docker", "compose", "--project-name", project, *files, *words]
+            environment = {**os.environ, **ports}
+            return subprocess.run(  # noqa: S603
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            )
 
-    engine = docker.from_env(timeout=60)
-    try:
-        done = compose("up", "--build", "--wait", "--wait-timeout", "120", *services)
-        if done.returncode != 0:
-            raise RuntimeError(f"docker compose up failed: {done.stderr[-2000:]}")
-        yield Deployment(project, engine)
-    finally:
-        compose("down", "--volumes", "--remove-orphans", "--rmi", "local", "--timeout", "15")
-        engine.close()
+        engine = docker.from_env(timeout=60)
+        try:
+            done = compose("up", "--build", "--wait", "--wait-timeout", "120", *services)
+            if done.returncode != 0:
+                raise RuntimeError(f"docker compose up failed: {done.stderr[-2000:]}")
+            yield Deployment(project, engine, clock)
+        finally:
+            compose("down", "--volumes", "--remove-orphans", "--rmi", "local", "--timeout", "15")
+            engine.close()
+
+
+def _own_clock(faketime: Path, clock: Path) -> str:
+    """A compose file (JSON is YAML) that gives the tiers a clock of their own, by the offset in that file."""
+    clock.parent.mkdir(mode=0o755)
+    clock.parent.parent.chmod(0o755)  # the tiers are other users
+    clock.write_text("+0\n")
+    tier = {
+        "environment": {
+            "LD_PRELOAD": "/faketime/libfaketime.so.1",
+            "FAKETIME_TIMESTAMP_FILE": "/clock/offset",
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        },
+        "volumes": [
+            f"{faketime}:/faketime/libfaketime.so.1:ro",
+            f"{clock.parent}:/clock:ro",
+        ],
+    }
+    return json.dumps({"services": dict.fromkeys(("device", "fog", "cloud"), tier)})

@@ -19,6 +19,8 @@ _LINKS = {"fog": "device-fog", "cloud": "fog-cloud"}  # the network on which the
 _UNLIMITED = -1
 _SPARE_BYTES = 16 * 2**20
 _SLOW_US = 1_000  # of 100,000: the least that the kernel takes
+_SHOW_TIME = "import time; print(time.time())"
+_CLOCK_OFF_S = 30.0  # how long it may take to ask for it
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Fault:
     reasons: frozenset[str]
     is_gone: bool = True  # the tier does not answer at all meanwhile
     hits_device: bool = False
+    sets_clock: bool = False  # of the tiers, which then need one of their own
 
 
 def faults(seed: int) -> list[Fault]:
@@ -56,6 +59,7 @@ def faults(seed: int) -> list[Fault]:
     found.append(_fault("out of memory", "fog", _squeeze, _release))
     order = random.Random(seed).sample(["device", "fog", "cloud"], 3)  # noqa: S311
     found.append(_restarted(order))
+    found += [_clock_set("an hour forward", 3600), _clock_set("a day back", -86_400)]
     return found
 
 
@@ -117,3 +121,27 @@ def _restarted(order: list[str]) -> Fault:
     reasons = frozenset({"unreachable", "deadline", "overloaded"})
     name = f"all restarted: {', '.join(order)}"
     return Fault(name, "device", begin, lambda _: None, reasons, is_gone=False, hits_device=True)
+
+
+def _clock_set(how: str, seconds: int) -> Fault:
+    """On all tiers: clocks are compared nowhere, and what is measured is measured with the monotonic one."""
+
+    def step(deployment: Deployment, offset: int) -> None:
+        if deployment.clock is None:
+            raise ValueError("this deployment has no clock of its own")
+        deployment.clock.write_text(f"{offset:+d}\n")
+        found = deployment.container("fog").exec_run(["python", "-c", _SHOW_TIME])
+        if abs(float(found.output) - time.time() - offset) > _CLOCK_OFF_S:
+            raise RuntimeError(
+                f"the fog's clock is at {found.output.decode()}, not {offset:+d} s off"
+            )
+
+    return Fault(
+        name=f"all clocks {how}",
+        tier="fog",
+        begin=lambda deployment: step(deployment, seconds),
+        end=lambda deployment: step(deployment, 0),
+        reasons=frozenset(),
+        is_gone=False,
+        sets_clock=True,
+    )

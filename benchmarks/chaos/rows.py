@@ -102,6 +102,8 @@ def markdown(record: dict[str, Any]) -> str:
         "of the way back. Seconds to normal count from the moment at which the engine says that the container is "
         "back: a tier that was started needs part of them to load its bundle."
     )
+    if left_out := found.get("left_out"):
+        intro += f" Left out for want of libfaketime: {', '.join(left_out)}."
     headings = (
         *("fault", "accepted", "answered", "degraded, by reason", "breaker opened after, s"),
         *("p99 before, ms", "p99 once open, ms", "longest, s", "to normal, s"),
