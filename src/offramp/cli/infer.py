@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,19 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--local", action="store_true", help="the device's own answer, without a hop"
     )
+    parser.add_argument(
+        "--early", action="store_true", help="also the answer so far, before one from deeper"
+    )
     parser.add_argument("--in-flight", type=int, default=8, metavar="N")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one line a file, in the order given; 2 where one was refused, 1 where no answer came.
+    """Print one line a file, in the order given, after those of answers so far.
 
-    Raises InvalidInput for a flag, and TierUnavailable where the device does not say what it holds.
+    Returns 2 where one was refused, 1 where no answer came. Raises InvalidInput for a flag, and TierUnavailable where
+    the device does not say what it holds.
     """
     if arguments.in_flight < 1:
         raise InvalidInput("--in-flight", f"{arguments.in_flight} is below 1")
@@ -49,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInput(
             "--deadline", f"{arguments.deadline:g} is not above 0 and at most {_MOST_DEADLINE_S} s"
         )
+    if arguments.early and arguments.local:
+        raise InvalidInput("--early", "with --local there is no later answer")
     with Client(arguments.device, policy=arguments.policy) as client:
         classes = list(client.describe(arguments.deadline).networks[0].classes)
         outcomes = client.infer_many(
@@ -56,8 +63,20 @@ def run(arguments: argparse.Namespace) -> int:
             in_flight=arguments.in_flight,
             deadline_s=arguments.deadline,
             local=arguments.local,
+            early=partial(_print_early, arguments, classes) if arguments.early else None,
         )
         return _print(arguments, classes, sorted(outcomes, key=lambda timed: timed.index))
+
+
+def _print_early(
+    arguments: argparse.Namespace, classes: Sequence[str], index: int, answer: Answer
+) -> None:
+    path = arguments.images[index]
+    line = f"{path}: {classes[answer.label]} {answer.confidence:.3f} so far (exit {answer.exit})"
+    if arguments.json:
+        line = json.dumps({**_as_json(path, answer, classes, None), "final": False})
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _print(arguments: argparse.Namespace, classes: Sequence[str], outcomes: Sequence[Timed]) -> int:
@@ -79,7 +98,7 @@ def _print(arguments: argparse.Namespace, classes: Sequence[str], outcomes: Sequ
 
 
 def _as_json(
-    path: Path, answer: Answer, classes: Sequence[str], latency_s: float
+    path: Path, answer: Answer, classes: Sequence[str], latency_s: float | None
 ) -> dict[str, Any]:
     return {
         "image": str(path),
@@ -94,6 +113,6 @@ def _as_json(
         "network": answer.network,
         "policy": answer.policy,
         "plan_epoch": answer.plan_epoch,
-        "latency_ms": round(latency_s * 1e3, 3),
+        "latency_ms": None if latency_s is None else round(latency_s * 1e3, 3),
         "trail": [{**asdict(leg), "tier": str(leg.tier)} for leg in answer.trail],
     }

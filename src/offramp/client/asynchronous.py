@@ -7,8 +7,9 @@ import itertools
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -89,11 +90,13 @@ class AsyncClient:
         deadline_s: float = 5.0,
         policy: str | None = None,
         local: bool = False,
+        early: Callable[[Answer], None] | None = None,
     ) -> Answer:
         """The answer to one image within deadline_s; reading a file, connecting and waiting for room are part of it.
 
         policy: an exit policy's name or id in place of the client's; local: the answer of the exit at hand, without
-        a hop. Raises InvalidInput, BundleMismatch, TierUnavailable, DeadlineExceeded or TierFailed.
+        a hop; early: is called with the answer so far, where the tier hands the sample on. Raises InvalidInput,
+        BundleMismatch, TierUnavailable, DeadlineExceeded or TierFailed.
         """
         deadline = time.monotonic() + deadline_s
         payload = await _payload_within(image, deadline_s)
@@ -106,8 +109,9 @@ class AsyncClient:
             deadline=deadline,
             payload=payload,
             local=local,
+            early=early is not None,
         )
-        reply = await self._stream.ask(sample, deadline)
+        reply = await self._stream.ask(sample, deadline, early)
         return reply.answer
 
     async def infer_many(
@@ -118,9 +122,11 @@ class AsyncClient:
         deadline_s: float = 5.0,
         policy: str | None = None,
         local: bool = False,
+        early: Callable[[int, Answer], None] | None = None,
     ) -> AsyncGenerator[Timed, None]:
         """The outcome of every image as it becomes ready, with so many under way at once (closed loop).
 
+        early: is called with the place among the images and the answer so far, of each that is handed on.
         Raises ValueError where in_flight is below 1, and whatever iterating over the images raises.
         """
         if in_flight < 1:
@@ -134,7 +140,11 @@ class AsyncClient:
                 outcome: Answer | OfframpError
                 try:
                     outcome = await self.infer(
-                        image, deadline_s=deadline_s, policy=policy, local=local
+                        image,
+                        deadline_s=deadline_s,
+                        policy=policy,
+                        local=local,
+                        early=None if early is None else partial(early, index),
                     )
                 except OfframpError as exc:
                     outcome = exc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 from offramp.client.asynchronous import AsyncClient, Timed
@@ -86,10 +86,13 @@ class Client:
         deadline_s: float = 5.0,
         policy: str | None = None,
         local: bool = False,
+        early: Callable[[Answer], None] | None = None,
     ) -> Answer:
-        """The answer to one image; see AsyncClient.infer."""
+        """The answer to one image; see AsyncClient.infer. `early` is called in the client's own thread."""
         return self._run(
-            self._client.infer(image, deadline_s=deadline_s, policy=policy, local=local)
+            self._client.infer(
+                image, deadline_s=deadline_s, policy=policy, local=local, early=early
+            )
         )
 
     def infer_many(
@@ -100,10 +103,16 @@ class Client:
         deadline_s: float = 5.0,
         policy: str | None = None,
         local: bool = False,
+        early: Callable[[int, Answer], None] | None = None,
     ) -> Iterator[Timed]:
         """The outcome of every image as it becomes ready; see AsyncClient.infer_many."""
         outcomes = self._client.infer_many(
-            images, in_flight=in_flight, deadline_s=deadline_s, policy=policy, local=local
+            images,
+            in_flight=in_flight,
+            deadline_s=deadline_s,
+            policy=policy,
+            local=local,
+            early=early,
         )
 
         async def following() -> Timed | None:

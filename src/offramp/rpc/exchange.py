@@ -115,10 +115,12 @@ class Exchange:
         response = response_from(data)
         self._told.learn(response.names)
         for result in response.results:
-            if not result.final:
-                continue  # an early answer; nobody here asks for one yet
             sample_id = SampleId(self._said.origin(result.id.origin), result.id.sequence)
-            self._pending.settle(sample_id, self._outcome(result), size / len(response.results))
+            outcome, share = self._outcome(result), size / len(response.results)
+            if result.final:
+                self._pending.settle(sample_id, outcome, share)
+            elif isinstance(outcome, Answer):
+                self._pending.tell(sample_id, outcome, share)
 
     def _outcome(self, result: pb.Result) -> Answer | OfframpError:
         if result.WhichOneof("outcome") != "answer":

@@ -72,6 +72,7 @@ class Sample:
     plan_epoch: int = 0
     traceparent: bytes = b""
     local: bool = False
+    early: bool = False
     exit_state: bytes = b""
     group: int = 0
     view: int = 0
@@ -126,6 +127,7 @@ def sample_to_proto(sample: Sample, names: NamesSaid, time_left_s: float) -> pb.
         time_left_us=_microseconds(time_left_s),
         traceparent=sample.traceparent,
         local=sample.local,
+        early=sample.early,
         exit_state=sample.exit_state,
         group=sample.group,
         view=sample.view,
@@ -159,6 +161,7 @@ def sample_from_proto(
         deadline=now + left_s,
         traceparent=message.traceparent,
         local=message.local,
+        early=message.early,
         exit_state=message.exit_state,
         group=message.group,
         view=message.view,

@@ -30,20 +30,24 @@ class Reply(NamedTuple):
 
 
 Hear = Callable[[Reply | OfframpError], None]
+HearEarly = Callable[[Answer], None]
 
 
 @dataclass(slots=True, eq=False)
 class Asked:
     """One sample, the time until which its asker waits, and its share of the bytes that went up.
 
-    hear: called once, with the reply or the error; never once it was given up.
+    hear: called once, with the reply or the error; never once it was given up. early: called before it, with each
+    answer so far.
     """
 
     sample: Sample
     deadline: float
     hear: Hear
+    early: HearEarly | None = None
     timer: asyncio.TimerHandle | None = None
     bytes_up: float = 0.0
+    bytes_down: float = 0.0  # of answers so far
     is_over: bool = False
 
     def end(self, outcome: Reply | OfframpError, bytes_down: float = 0.0) -> None:
@@ -73,14 +77,21 @@ class Pending:
     def __len__(self) -> int:
         return len(self._asked)
 
-    def add(self, sample: Sample, deadline: float, left_s: float, hear: Hear) -> Asked:
+    def add(
+        self,
+        sample: Sample,
+        deadline: float,
+        left_s: float,
+        hear: Hear,
+        early: HearEarly | None = None,
+    ) -> Asked:
         """The sample as the last of the unsent; after left_s its asker hears that the deadline has passed.
 
         Raises InvalidInput where its id is under way already.
         """
         if sample.id in self._asked:
             raise InvalidInput("id.sequence", f"{sample.id.sequence} is already under way")
-        asked = Asked(sample, deadline, hear)
+        asked = Asked(sample, deadline, hear, early)
         # A timer and no asyncio.timeout(), which costs three times as much.
         asked.timer = asyncio.get_running_loop().call_later(left_s, self._expire, asked)
         self._asked[sample.id] = self._unsent[sample.id] = asked
@@ -134,12 +145,22 @@ class Pending:
         self._gone.clear()
         await self._gone.wait()
 
+    def tell(self, sample_id: SampleId, answer: Answer, bytes_down: float) -> None:
+        """Let the asker hear an answer so far, where it wants to."""
+        asked = self._asked.get(sample_id)
+        if asked is None:
+            return
+        asked.bytes_down += bytes_down
+        if asked.early is not None:
+            asked.early(answer)
+
     def settle(self, sample_id: SampleId, answer: Answer | OfframpError, bytes_down: float) -> None:
         """Let the asker hear its reply or error; nothing where it has gone, or the id is unknown."""
         asked = self._asked.pop(sample_id, None)
         if asked is None:
             return
         self._gone.set()
+        bytes_down += asked.bytes_down
         if isinstance(answer, OfframpError):
             asked.end(answer, bytes_down)
         else:

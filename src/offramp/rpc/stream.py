@@ -34,7 +34,7 @@ from offramp.rpc.exchange import CountBytes, Exchange, response_from
 from offramp.rpc.messages import ENVELOPE_BYTES, GRPC_PREFIX_BYTES, Sample
 from offramp.rpc.names import check_lengths
 from offramp.rpc.payload import payload_bytes
-from offramp.rpc.pending import Hear, Pending, Reply
+from offramp.rpc.pending import Hear, HearEarly, Pending, Reply
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.rpc.v1 import tier_pb2_grpc
 from offramp.rpc.window import Window
@@ -191,7 +191,7 @@ class TierStream:
             raise TierUnavailable("unreachable", text) from exc
         return response
 
-    async def ask(self, sample: Sample, deadline: float) -> Reply:
+    async def ask(self, sample: Sample, deadline: float, early: HearEarly | None = None) -> Reply:
         """The tier's answer, waited for until `deadline`, a time of time.monotonic(). Raises what begin() lets hear."""
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
@@ -203,14 +203,18 @@ class TierStream:
             else:
                 reply.set_result(outcome)
 
-        give_up = self.begin(sample, deadline, hear)
+        give_up = self.begin(sample, deadline, hear, early)
         try:
             return await reply
         finally:
             give_up()
 
-    def begin(self, sample: Sample, deadline: float, hear: Hear) -> Callable[[], None]:
+    def begin(
+        self, sample: Sample, deadline: float, hear: Hear, early: HearEarly | None = None
+    ) -> Callable[[], None]:
         """Ask; `hear` gets the answer or the error once, until `deadline`, unless what is returned is called before.
+
+        early: gets what the tier says before that, if it does.
 
         Raises TierUnavailable where the stream is down, or has as much under way as the tier grants or answers in time;
         InvalidInput for a payload over either side's message limit or a name too long; DeadlineExceeded. What is heard:
@@ -221,7 +225,7 @@ class TierStream:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise DeadlineExceeded("no time left for the hop")
-        asked = self._pending.add(sample, deadline, left_s, partial(self._heard, hear))
+        asked = self._pending.add(sample, deadline, left_s, partial(self._heard, hear), early)
         return partial(self._pending.give_up, asked)
 
     def _check(self, sample: Sample) -> None:

@@ -125,6 +125,7 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         uplink=uplink,
         metrics=metrics,
         most_in_flight=settings.limits.in_flight,
+        answers=settings.answers,
     )
     servicer = TierServicer(
         engine, settings.limits, version=version("offramp"), batch=settings.inference.batch
@@ -146,7 +147,7 @@ def _padding_bytes(sample_bytes: int) -> int:
 
 
 def _uplink(settings: TierSettings, metrics: TierMetrics, sample_bytes: int) -> Uplink:
-    if settings.uplink is None:
+    if settings.uplink is None or settings.answers == "local-only":
         return NoUplink()
     options = StreamOptions(
         message_bytes=settings.limits.message_bytes,

@@ -43,8 +43,8 @@ Read = Callable[
 class Conversation:
     """What one stream, or one unary call, needs to remember: names on both sides and the samples under way."""
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
-        self._engine, self._limits = engine, limits
+    def __init__(self, engine: Engine, limits: Limits, *, is_stream: bool = True) -> None:
+        self._engine, self._limits, self._is_stream = engine, limits, is_stream
         self._told, self._said = NamesTold(), NamesSaid()
         self._under_way: dict[SampleId, Request] = {}
         self._results: list[bytes] = []  # a pb.Response of each alone, with the names it brings
@@ -134,8 +134,14 @@ class Conversation:
         )
         if sample.id in self._under_way:
             raise InvalidInput("id.sequence", f"{sample.id.sequence} is already under way")
+        tell = None
+        if self._engine.wants_early(sample):
+            if not self._is_stream:
+                text = "an early answer needs the stream; ask this tier there, or for `local`"
+                raise InvalidInput("early", text)
+            tell = partial(self._tell, message.id)
         deliver = partial(self._deliver, message.id, sample.id)
-        request = self._engine.begin(sample, deliver)
+        request = self._engine.begin(sample, deliver, tell)
         if not request.is_over:
             self._under_way[sample.id] = request
 
@@ -143,6 +149,9 @@ class Conversation:
         for request in self._under_way.values():
             request.cancel()
         self._under_way.clear()
+
+    def _tell(self, wire_id: pb.SampleId, answer: Answer) -> None:
+        self._push(pb.Result(id=wire_id, final=False, answer=answer_to_proto(answer, self._said)))
 
     def _deliver(
         self, wire_id: pb.SampleId, sample_id: SampleId, outcome: Answer | Exception

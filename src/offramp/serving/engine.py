@@ -28,9 +28,10 @@ from offramp.exits.confidence import labels_of
 from offramp.rpc import Answer, Leg, Reply, Sample, Tier
 from offramp.serving.admission import Admission
 from offramp.serving.held import Held
-from offramp.serving.request import Deliver, Request
+from offramp.serving.request import Deliver, Request, Tell
+from offramp.serving.settings import Answers
 from offramp.serving.uplink import Uplink
-from offramp.serving.work import Work
+from offramp.serving.work import ExitAnswer, Work
 from offramp.telemetry import TierMetrics
 from offramp.telemetry.metrics import Outcome
 
@@ -59,8 +60,9 @@ class Engine:
         uplink: Uplink,
         metrics: TierMetrics,
         most_in_flight: int,
+        answers: Answers = "escalate",
     ) -> None:
-        self.tier, self.held, self.metrics = tier, held, metrics
+        self.tier, self.held, self.metrics, self.answers = tier, held, metrics, answers
         self._uplink = uplink
         self._admission = Admission(tier, most_in_flight)
         metrics.in_flight.set_function(lambda: self._admission.in_flight)
@@ -85,15 +87,23 @@ class Engine:
         """Accept nothing more; what was accepted is still answered."""
         self._admission.is_draining = True
 
-    def begin(self, sample: Sample, deliver: Deliver) -> Request:
+    def wants_early(self, sample: Sample) -> bool:
+        """Whether its caller is to have the answer so far. Raises InvalidInput where it wants no later one."""
+        if sample.local:
+            if sample.early:
+                raise InvalidInput("early", "with `local` there is no later answer")
+            return False
+        return sample.early or self.answers == "answer-then-escalate"
+
+    def begin(self, sample: Sample, deliver: Deliver, tell: Tell | None = None) -> Request:
         """Start on a sample; `deliver` hears its answer, from here or from a deeper tier, or its error, once.
 
-        That may be before this returns. The errors are InvalidInput, BundleMismatch, DeadlineExceeded where no exit had
-        answered in time, TierUnavailable where this tier takes no more or has no stage that could answer, and whatever
-        a fault raises.
+        tell: hears the answer so far before the sample is handed on. All that may be before this returns. The errors
+        are InvalidInput, BundleMismatch, DeadlineExceeded where no exit had answered in time, TierUnavailable where
+        this tier takes no more or has no stage that could answer, and whatever a fault raises.
         """
         origin = sample.id.origin
-        request = Request(origin, deliver, self._over)
+        request = Request(origin, deliver, self._over, tell)
         self._admission.enter(origin)
         try:
             self._admission.refuse_excess(sample, self.held.batcher)
@@ -116,7 +126,7 @@ class Engine:
             request.turn = work.held.batcher.submit(
                 work, work.boundary, work.sample.deadline, passed, is_alone=is_alone
             )
-        elif work.sample.local:
+        elif work.sample.local or self.answers == "local-only":
             request.await_end_of(self._fall_back(work, "policy", None))
         else:
             self._hand_on(request, work)
@@ -135,6 +145,9 @@ class Engine:
             request.end(exc)
 
     def _hand_on(self, request: Request, work: Work) -> None:
+        if request.tell is not None and work.best is not None:
+            self.metrics.early_answers.add()
+            request.tell(self._answer(work, work.best, None, _NO_HOP))
         heard = partial(self._heard, request, work, time.monotonic())
         try:
             request.give_up = self._uplink.ask(self._for_next_tier(work), heard)
@@ -157,6 +170,7 @@ class Engine:
     def _for_next_tier(self, work: Work) -> Sample:
         return replace(
             work.sample,
+            early=False,
             boundary=work.boundary,
             network=work.held.bundle.digest,
             policy=work.policy.id,
@@ -197,6 +211,11 @@ class Engine:
         if best.leaves:
             reason = None  # the last exit, or one that was sure: nothing was lost
         self.metrics.count_exit(best.exit, reason)
+        return self._answer(work, best, reason, hop)
+
+    def _answer(
+        self, work: Work, best: ExitAnswer, reason: DegradedReason | None, hop: _Hop
+    ) -> Answer:
         return Answer(
             label=int(labels_of(best.probabilities)),
             probabilities=best.probabilities,
@@ -207,6 +226,7 @@ class Engine:
             policy=work.policy.id,
             plan_epoch=work.held.plan.epoch,
             certified=reason is None
+            and best.leaves
             and work.is_of_one_policy
             and work.held.is_certified(work.policy.id),
             trail=(self._leg(work, hop),),

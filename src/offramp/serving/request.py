@@ -19,10 +19,14 @@ from offramp.serving.work import Work
 from offramp.telemetry.metrics import Outcome
 
 Deliver = Callable[[Answer | Exception], None]
+Tell = Callable[[Answer], None]
 
 
 class Request:
-    """`deliver` hears the outcome; `over` is told of every end, once, with the name that the metrics count it by."""
+    """`deliver` hears the outcome; `over` is told of every end, once, with the name that the metrics count it by.
+
+    tell: hears an answer so far, before; None where nobody wants one.
+    """
 
     __slots__ = (
         "_deliver",
@@ -32,14 +36,19 @@ class Request:
         "give_up",
         "is_over",
         "origin",
+        "tell",
         "turn",
         "work",
     )
 
     def __init__(
-        self, origin: Origin, deliver: Deliver, over: Callable[[Request, Outcome], None]
+        self,
+        origin: Origin,
+        deliver: Deliver,
+        over: Callable[[Request, Outcome], None],
+        tell: Tell | None = None,
     ) -> None:
-        self._deliver, self._over = deliver, over
+        self._deliver, self._over, self.tell = deliver, over, tell
         self.origin, self.began = origin, time.monotonic()
         self._task: asyncio.Task[None] | None = None
         self.work: Work | None = None

@@ -49,8 +49,8 @@ class TierServicer:
         await self._idle.wait()
 
     @contextlib.contextmanager
-    def _conversation(self) -> Iterator[Conversation]:
-        conversation = Conversation(self._engine, self._limits)
+    def _conversation(self, *, is_stream: bool) -> Iterator[Conversation]:
+        conversation = Conversation(self._engine, self._limits, is_stream=is_stream)
         self._conversations.add(conversation)
         self._idle.clear()
         if self._draining:  # the call was accepted just before
@@ -67,7 +67,7 @@ class TierServicer:
     ) -> None:
         """Serve a caller until it leaves."""
         try:
-            with self._conversation() as conversation:
+            with self._conversation(is_stream=True) as conversation:
                 await conversation.run(context.read, context.write)
         except InvalidInput as exc:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
@@ -79,7 +79,7 @@ class TierServicer:
         for sample in request.samples:
             sample.traceparent = sample.traceparent or traceparent
         try:
-            with self._conversation() as conversation:
+            with self._conversation(is_stream=False) as conversation:
                 response = await conversation.answer_once(request, context.time_remaining())
         except InvalidInput as exc:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))

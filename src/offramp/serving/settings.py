@@ -25,6 +25,7 @@ def _addresses(text: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 Addresses = Annotated[str, AfterValidator(_addresses)]
 Seconds = Annotated[float, Field(gt=0)]
+Answers = Literal["escalate", "answer-then-escalate", "local-only"]
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]  # of onnxruntime, which computes
 
 
@@ -88,11 +89,16 @@ class Inference(BaseModel):
 
 
 class TierSettings(BaseModel):
-    """What every tier is told."""
+    """What every tier is told.
+
+    answers: what becomes of a sample that no exit here is sure of: it is handed on; it is, and the caller has the
+    answer so far at once; or that answer is all.
+    """
 
     model_config = _STRICT
     bundle: Path
     policy: str = ""  # name or id; empty: the bundle's first
+    answers: Answers = "escalate"
     listen: Address
     metrics: Address
     plan: PlanSettings

@@ -59,6 +59,8 @@ class TierMetrics:
         self._degraded = {
             why: self._count("degraded", degraded, reason=why) for why in get_args(DegradedReason)
         }
+        early = "Answers so far that callers were given before a sample was handed on."
+        self.early_answers = self._count("early_answers", early)
         wire_bytes = "Whole gRPC messages of samples and results, the 5 bytes before each included."
         self._wire_bytes = {
             (side, direction): self._count("wire_bytes", wire_bytes, side=side, direction=direction)

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19offramp/rpc/v1/tier.proto\x12\x0eofframp.rpc.v1\"\x93\x01\n\x07Request\x12#\n\x05names\x18\x01 \x03(\x0b\x32\x14.offramp.rpc.v1.Name\x12\'\n\x07samples\x18\x02 \x03(\x0b\x32\x16.offramp.rpc.v1.Sample\x12)\n\x07\x63\x61ncels\x18\x03 \x03(\x0b\x32\x18.offramp.rpc.v1.SampleId\x12\x0f\n\x07padding\x18\x04 \x01(\x0c\"\x80\x01\n\x08Response\x12#\n\x05names\x18\x01 \x03(\x0b\x32\x14.offramp.rpc.v1.Name\x12\'\n\x07results\x18\x02 \x03(\x0b\x32\x16.offramp.rpc.v1.Result\x12\x0f\n\x07\x63redits\x18\x03 \x01(\r\x12\x15\n\rmessage_bytes\x18\x04 \x01(\r\"m\n\x04Name\x12\x0e\n\x06number\x18\x01 \x01(\r\x12(\n\x06origin\x18\x02 \x01(\x0b\x32\x16.offramp.rpc.v1.OriginH\x00\x12\x11\n\x07network\x18\x03 \x01(\tH\x00\x12\x10\n\x06policy\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"%\n\x06Origin\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\x06\",\n\x08SampleId\x12\x0e\n\x06origin\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\xa0\x02\n\x06Sample\x12$\n\x02id\x18\x01 \x01(\x0b\x32\x18.offramp.rpc.v1.SampleId\x12\x10\n\x08\x62oundary\x18\x02 \x01(\r\x12\x0f\n\x07network\x18\x03 \x01(\r\x12\x0e\n\x06policy\x18\x04 \x01(\r\x12\x12\n\nplan_epoch\x18\x05 \x01(\x04\x12\x19\n\x0ctime_left_us\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0btraceparent\x18\x07 \x01(\x0c\x12(\n\x07payload\x18\x08 \x01(\x0b\x32\x17.offramp.rpc.v1.Payload\x12\x12\n\nexit_state\x18\t \x01(\x0c\x12\r\n\x05local\x18\n \x01(\x08\x12\r\n\x05group\x18\x0b \x01(\x04\x12\x0c\n\x04view\x18\x0c \x01(\rB\x0f\n\r_time_left_us\"e\n\x07Payload\x12*\n\x07tensors\x18\x01 \x01(\x0b\x32\x17.offramp.rpc.v1.TensorsH\x00\x12&\n\x05image\x18\x02 \x01(\x0b\x32\x15.offramp.rpc.v1.ImageH\x00\x42\x06\n\x04\x66orm\"2\n\x07Tensors\x12\'\n\x07tensors\x18\x01 \x03(\x0b\x32\x16.offramp.rpc.v1.Tensor\"4\n\x06Tensor\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\r\")\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"\x9c\x01\n\x06Result\x12$\n\x02id\x18\x01 \x01(\x0b\x32\x18.offramp.rpc.v1.SampleId\x12\r\n\x05\x66inal\x18\x02 \x01(\x08\x12(\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x16.offramp.rpc.v1.AnswerH\x00\x12(\n\x06status\x18\x04 \x01(\x0b\x32\x16.offramp.rpc.v1.StatusH\x00\x42\t\n\x07outcome\"6\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xfc\x01\n\x06\x41nswer\x12\r\n\x05label\x18\x01 \x01(\r\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\x12\x0c\n\x04\x65xit\x18\x03 \x01(\r\x12&\n\x04tier\x18\x04 \x01(\x0e\x32\x18.offramp.rpc.v1.TierName\x12*\n\x08\x64\x65graded\x18\x05 \x01(\x0e\x32\x18.offramp.rpc.v1.Degraded\x12\x0f\n\x07network\x18\x06 \x01(\r\x12\x0e\n\x06policy\x18\x07 \x01(\r\x12\x12\n\nplan_epoch\x18\x08 \x01(\x04\x12\x11\n\tcertified\x18\t \x01(\x08\x12\"\n\x05trail\x18\n \x03(\x0b\x32\x13.offramp.rpc.v1.Leg\"\x9a\x01\n\x03Leg\x12&\n\x04tier\x18\x01 \x01(\x0e\x32\x18.offramp.rpc.v1.TierName\x12\x11\n\tqueued_us\x18\x02 \x01(\r\x12\x13\n\x0b\x63omputed_us\x18\x03 \x01(\r\x12\x0e\n\x06hop_us\x18\x04 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x05 \x01(\r\x12\x10\n\x08\x62ytes_up\x18\x06 \x01(\x02\x12\x12\n\nbytes_down\x18\x07 \x01(\x02\"\x11\n\x0f\x44\x65scribeRequest\"\xc6\x01\n\x10\x44\x65scribeResponse\x12&\n\x04tier\x18\x01 \x01(\x0e\x32\x18.offramp.rpc.v1.TierName\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\x08networks\x18\x03 \x03(\x0b\x32\x1b.offramp.rpc.v1.HeldNetwork\x12\"\n\x04plan\x18\x04 \x01(\x0b\x32\x14.offramp.rpc.v1.Plan\x12&\n\x06limits\x18\x05 \x01(\x0b\x32\x16.offramp.rpc.v1.Limits\"\xa4\x01\n\x0bHeldNetwork\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06stages\x18\x03 \x03(\r\x12,\n\x08policies\x18\x04 \x03(\x0b\x32\x1a.offramp.rpc.v1.HeldPolicy\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x13\n\x0binput_shape\x18\x06 \x03(\r\x12\x13\n\x0binput_dtype\x18\x07 \x01(\t\"&\n\nHeldPolicy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\")\n\x04Plan\x12\x12\n\nlast_stage\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"A\n\x06Limits\x12\x15\n\rmessage_bytes\x18\x01 \x01(\r\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x03 \x01(\r*c\n\x08TierName\x12\x19\n\x15TIER_NAME_UNSPECIFIED\x10\x00\x12\x14\n\x10TIER_NAME_DEVICE\x10\x01\x12\x11\n\rTIER_NAME_FOG\x10\x02\x12\x13\n\x0fTIER_NAME_CLOUD\x10\x03*\xb1\x01\n\x08\x44\x65graded\x12\x18\n\x14\x44\x45GRADED_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x45GRADED_UNREACHABLE\x10\x01\x12\x15\n\x11\x44\x45GRADED_DEADLINE\x10\x02\x12\x17\n\x13\x44\x45GRADED_OVERLOADED\x10\x03\x12\x15\n\x11\x44\x45GRADED_MISMATCH\x10\x04\x12\x13\n\x0f\x44\x45GRADED_POLICY\x10\x05\x12\x15\n\x11\x44\x45GRADED_BROWNOUT\x10\x06\x32\xd2\x01\n\x04Tier\x12?\n\x06Stream\x12\x17.offramp.rpc.v1.Request\x1a\x18.offramp.rpc.v1.Response(\x01\x30\x01\x12:\n\x05Infer\x12\x17.offramp.rpc.v1.Request\x1a\x18.offramp.rpc.v1.Response\x12M\n\x08\x44\x65scribe\x12\x1f.offramp.rpc.v1.DescribeRequest\x1a .offramp.rpc.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19offramp/rpc/v1/tier.proto\x12\x0eofframp.rpc.v1\"\x93\x01\n\x07Request\x12#\n\x05names\x18\x01 \x03(\x0b\x32\x14.offramp.rpc.v1.Name\x12\'\n\x07samples\x18\x02 \x03(\x0b\x32\x16.offramp.rpc.v1.Sample\x12)\n\x07\x63\x61ncels\x18\x03 \x03(\x0b\x32\x18.offramp.rpc.v1.SampleId\x12\x0f\n\x07padding\x18\x04 \x01(\x0c\"\x80\x01\n\x08Response\x12#\n\x05names\x18\x01 \x03(\x0b\x32\x14.offramp.rpc.v1.Name\x12\'\n\x07results\x18\x02 \x03(\x0b\x32\x16.offramp.rpc.v1.Result\x12\x0f\n\x07\x63redits\x18\x03 \x01(\r\x12\x15\n\rmessage_bytes\x18\x04 \x01(\r\"m\n\x04Name\x12\x0e\n\x06number\x18\x01 \x01(\r\x12(\n\x06origin\x18\x02 \x01(\x0b\x32\x16.offramp.rpc.v1.OriginH\x00\x12\x11\n\x07network\x18\x03 \x01(\tH\x00\x12\x10\n\x06policy\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"%\n\x06Origin\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\x06\",\n\x08SampleId\x12\x0e\n\x06origin\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\xaf\x02\n\x06Sample\x12$\n\x02id\x18\x01 \x01(\x0b\x32\x18.offramp.rpc.v1.SampleId\x12\x10\n\x08\x62oundary\x18\x02 \x01(\r\x12\x0f\n\x07network\x18\x03 \x01(\r\x12\x0e\n\x06policy\x18\x04 \x01(\r\x12\x12\n\nplan_epoch\x18\x05 \x01(\x04\x12\x19\n\x0ctime_left_us\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0btraceparent\x18\x07 \x01(\x0c\x12(\n\x07payload\x18\x08 \x01(\x0b\x32\x17.offramp.rpc.v1.Payload\x12\x12\n\nexit_state\x18\t \x01(\x0c\x12\r\n\x05local\x18\n \x01(\x08\x12\r\n\x05group\x18\x0b \x01(\x04\x12\x0c\n\x04view\x18\x0c \x01(\r\x12\r\n\x05\x65\x61rly\x18\r \x01(\x08\x42\x0f\n\r_time_left_us\"e\n\x07Payload\x12*\n\x07tensors\x18\x01 \x01(\x0b\x32\x17.offramp.rpc.v1.TensorsH\x00\x12&\n\x05image\x18\x02 \x01(\x0b\x32\x15.offramp.rpc.v1.ImageH\x00\x42\x06\n\x04\x66orm\"2\n\x07Tensors\x12\'\n\x07tensors\x18\x01 \x03(\x0b\x32\x16.offramp.rpc.v1.Tensor\"4\n\x06Tensor\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\r\")\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"\x9c\x01\n\x06Result\x12$\n\x02id\x18\x01 \x01(\x0b\x32\x18.offramp.rpc.v1.SampleId\x12\r\n\x05\x66inal\x18\x02 \x01(\x08\x12(\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x16.offramp.rpc.v1.AnswerH\x00\x12(\n\x06status\x18\x04 \x01(\x0b\x32\x16.offramp.rpc.v1.StatusH\x00\x42\t\n\x07outcome\"6\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xfc\x01\n\x06\x41nswer\x12\r\n\x05label\x18\x01 \x01(\r\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\x12\x0c\n\x04\x65xit\x18\x03 \x01(\r\x12&\n\x04tier\x18\x04 \x01(\x0e\x32\x18.offramp.rpc.v1.TierName\x12*\n\x08\x64\x65graded\x18\x05 \x01(\x0e\x32\x18.offramp.rpc.v1.Degraded\x12\x0f\n\x07network\x18\x06 \x01(\r\x12\x0e\n\x06policy\x18\x07 \x01(\r\x12\x12\n\nplan_epoch\x18\x08 \x01(\x04\x12\x11\n\tcertified\x18\t \x01(\x08\x12\"\n\x05trail\x18\n \x03(\x0b\x32\x13.offramp.rpc.v1.Leg\"\x9a\x01\n\x03Leg\x12&\n\x04tier\x18\x01 \x01(\x0e\x32\x18.offramp.rpc.v1.TierName\x12\x11\n\tqueued_us\x18\x02 \x01(\r\x12\x13\n\x0b\x63omputed_us\x18\x03 \x01(\r\x12\x0e\n\x06hop_us\x18\x04 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x05 \x01(\r\x12\x10\n\x08\x62ytes_up\x18\x06 \x01(\x02\x12\x12\n\nbytes_down\x18\x07 \x01(\x02\"\x11\n\x0f\x44\x65scribeRequest\"\xc6\x01\n\x10\x44\x65scribeResponse\x12&\n\x04tier\x18\x01 \x01(\x0e\x32\x18.offramp.rpc.v1.TierName\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\x08networks\x18\x03 \x03(\x0b\x32\x1b.offramp.rpc.v1.HeldNetwork\x12\"\n\x04plan\x18\x04 \x01(\x0b\x32\x14.offramp.rpc.v1.Plan\x12&\n\x06limits\x18\x05 \x01(\x0b\x32\x16.offramp.rpc.v1.Limits\"\xa4\x01\n\x0bHeldNetwork\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06stages\x18\x03 \x03(\r\x12,\n\x08policies\x18\x04 \x03(\x0b\x32\x1a.offramp.rpc.v1.HeldPolicy\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x13\n\x0binput_shape\x18\x06 \x03(\r\x12\x13\n\x0binput_dtype\x18\x07 \x01(\t\"&\n\nHeldPolicy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\")\n\x04Plan\x12\x12\n\nlast_stage\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"A\n\x06Limits\x12\x15\n\rmessage_bytes\x18\x01 \x01(\r\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x03 \x01(\r*c\n\x08TierName\x12\x19\n\x15TIER_NAME_UNSPECIFIED\x10\x00\x12\x14\n\x10TIER_NAME_DEVICE\x10\x01\x12\x11\n\rTIER_NAME_FOG\x10\x02\x12\x13\n\x0fTIER_NAME_CLOUD\x10\x03*\xb1\x01\n\x08\x44\x65graded\x12\x18\n\x14\x44\x45GRADED_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x45GRADED_UNREACHABLE\x10\x01\x12\x15\n\x11\x44\x45GRADED_DEADLINE\x10\x02\x12\x17\n\x13\x44\x45GRADED_OVERLOADED\x10\x03\x12\x15\n\x11\x44\x45GRADED_MISMATCH\x10\x04\x12\x13\n\x0f\x44\x45GRADED_POLICY\x10\x05\x12\x15\n\x11\x44\x45GRADED_BROWNOUT\x10\x06\x32\xd2\x01\n\x04Tier\x12?\n\x06Stream\x12\x17.offramp.rpc.v1.Request\x1a\x18.offramp.rpc.v1.Response(\x01\x30\x01\x12:\n\x05Infer\x12\x17.offramp.rpc.v1.Request\x1a\x18.offramp.rpc.v1.Response\x12M\n\x08\x44\x65scribe\x12\x1f.offramp.rpc.v1.DescribeRequest\x1a .offramp.rpc.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'offramp.rpc.v1.tier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TIERNAME']._serialized_start=2229
-  _globals['_TIERNAME']._serialized_end=2328
-  _globals['_DEGRADED']._serialized_start=2331
-  _globals['_DEGRADED']._serialized_end=2508
+  _globals['_TIERNAME']._serialized_start=2244
+  _globals['_TIERNAME']._serialized_end=2343
+  _globals['_DEGRADED']._serialized_start=2346
+  _globals['_DEGRADED']._serialized_end=2523
   _globals['_REQUEST']._serialized_start=46
   _globals['_REQUEST']._serialized_end=193
   _globals['_RESPONSE']._serialized_start=196
@@ -46,35 +46,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLEID']._serialized_start=476
   _globals['_SAMPLEID']._serialized_end=520
   _globals['_SAMPLE']._serialized_start=523
-  _globals['_SAMPLE']._serialized_end=811
-  _globals['_PAYLOAD']._serialized_start=813
-  _globals['_PAYLOAD']._serialized_end=914
-  _globals['_TENSORS']._serialized_start=916
-  _globals['_TENSORS']._serialized_end=966
-  _globals['_TENSOR']._serialized_start=968
-  _globals['_TENSOR']._serialized_end=1020
-  _globals['_IMAGE']._serialized_start=1022
-  _globals['_IMAGE']._serialized_end=1063
-  _globals['_RESULT']._serialized_start=1066
-  _globals['_RESULT']._serialized_end=1222
-  _globals['_STATUS']._serialized_start=1224
-  _globals['_STATUS']._serialized_end=1278
-  _globals['_ANSWER']._serialized_start=1281
-  _globals['_ANSWER']._serialized_end=1533
-  _globals['_LEG']._serialized_start=1536
-  _globals['_LEG']._serialized_end=1690
-  _globals['_DESCRIBEREQUEST']._serialized_start=1692
-  _globals['_DESCRIBEREQUEST']._serialized_end=1709
-  _globals['_DESCRIBERESPONSE']._serialized_start=1712
-  _globals['_DESCRIBERESPONSE']._serialized_end=1910
-  _globals['_HELDNETWORK']._serialized_start=1913
-  _globals['_HELDNETWORK']._serialized_end=2077
-  _globals['_HELDPOLICY']._serialized_start=2079
-  _globals['_HELDPOLICY']._serialized_end=2117
-  _globals['_PLAN']._serialized_start=2119
-  _globals['_PLAN']._serialized_end=2160
-  _globals['_LIMITS']._serialized_start=2162
-  _globals['_LIMITS']._serialized_end=2227
-  _globals['_TIER']._serialized_start=2511
-  _globals['_TIER']._serialized_end=2721
+  _globals['_SAMPLE']._serialized_end=826
+  _globals['_PAYLOAD']._serialized_start=828
+  _globals['_PAYLOAD']._serialized_end=929
+  _globals['_TENSORS']._serialized_start=931
+  _globals['_TENSORS']._serialized_end=981
+  _globals['_TENSOR']._serialized_start=983
+  _globals['_TENSOR']._serialized_end=1035
+  _globals['_IMAGE']._serialized_start=1037
+  _globals['_IMAGE']._serialized_end=1078
+  _globals['_RESULT']._serialized_start=1081
+  _globals['_RESULT']._serialized_end=1237
+  _globals['_STATUS']._serialized_start=1239
+  _globals['_STATUS']._serialized_end=1293
+  _globals['_ANSWER']._serialized_start=1296
+  _globals['_ANSWER']._serialized_end=1548
+  _globals['_LEG']._serialized_start=1551
+  _globals['_LEG']._serialized_end=1705
+  _globals['_DESCRIBEREQUEST']._serialized_start=1707
+  _globals['_DESCRIBEREQUEST']._serialized_end=1724
+  _globals['_DESCRIBERESPONSE']._serialized_start=1727
+  _globals['_DESCRIBERESPONSE']._serialized_end=1925
+  _globals['_HELDNETWORK']._serialized_start=1928
+  _globals['_HELDNETWORK']._serialized_end=2092
+  _globals['_HELDPOLICY']._serialized_start=2094
+  _globals['_HELDPOLICY']._serialized_end=2132
+  _globals['_PLAN']._serialized_start=2134
+  _globals['_PLAN']._serialized_end=2175
+  _globals['_LIMITS']._serialized_start=2177
+  _globals['_LIMITS']._serialized_end=2242
+  _globals['_TIER']._serialized_start=2526
+  _globals['_TIER']._serialized_end=2736
 # @@protoc_insertion_point(module_scope)

@@ -88,7 +88,7 @@ class SampleId(_message.Message):
     def __init__(self, origin: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("id", "boundary", "network", "policy", "plan_epoch", "time_left_us", "traceparent", "payload", "exit_state", "local", "group", "view")
+    __slots__ = ("id", "boundary", "network", "policy", "plan_epoch", "time_left_us", "traceparent", "payload", "exit_state", "local", "group", "view", "early")
     ID_FIELD_NUMBER: _ClassVar[int]
     BOUNDARY_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class Sample(_message.Message):
     LOCAL_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
+    EARLY_FIELD_NUMBER: _ClassVar[int]
     id: SampleId
     boundary: int
     network: int
@@ -113,7 +114,8 @@ class Sample(_message.Message):
     local: bool
     group: int
     view: int
-    def __init__(self, id: _Optional[_Union[SampleId, _Mapping]] = ..., boundary: _Optional[int] = ..., network: _Optional[int] = ..., policy: _Optional[int] = ..., plan_epoch: _Optional[int] = ..., time_left_us: _Optional[int] = ..., traceparent: _Optional[bytes] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ..., exit_state: _Optional[bytes] = ..., local: _Optional[bool] = ..., group: _Optional[int] = ..., view: _Optional[int] = ...) -> None: ...
+    early: bool
+    def __init__(self, id: _Optional[_Union[SampleId, _Mapping]] = ..., boundary: _Optional[int] = ..., network: _Optional[int] = ..., policy: _Optional[int] = ..., plan_epoch: _Optional[int] = ..., time_left_us: _Optional[int] = ..., traceparent: _Optional[bytes] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ..., exit_state: _Optional[bytes] = ..., local: _Optional[bool] = ..., group: _Optional[int] = ..., view: _Optional[int] = ..., early: _Optional[bool] = ...) -> None: ...
 
 class Payload(_message.Message):
     __slots__ = ("tensors", "image")
