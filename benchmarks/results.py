@@ -56,7 +56,6 @@ SECTIONS = (
     _section("Compute saved on CIFAR-10 (JPEG q75 copy)", "compute", module="compute_table"),
     _section("A published ResNet-56", "published"),
     _section("Training regimes", "regimes", module="regimes_table"),
-    _section("Training regimes, on further seeds", "regimes_again"),
     _section("The wire codec", "wire"),
     _section("Imagenette at 224 pixels", "imagenette", module="imagenette.report"),
     _section("Parity of the shipped bundle", "parity"),

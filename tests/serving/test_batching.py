@@ -30,6 +30,13 @@ LATER = float("inf")
 NOT_ASKED: Any = None  # a batcher does not look at what holds its works
 
 
+class NoBrownout:
+    """All that a stage asks of what holds its works."""
+
+    def brownout_threshold(self, _policy_id: str, _stage: int) -> None:
+        return None
+
+
 class GatedStages:
     """Stages that wait at a gate, and remember who came through it."""
 
@@ -143,7 +150,7 @@ async def test_a_fault_in_decoding_one_payload_is_of_that_sample_alone(scores: P
     payloads: list[Any] = [(TensorBytes(SURE_AT[0].tobytes()),), (None,)]
     batch = [
         Work(
-            NOT_ASKED,
+            NoBrownout(),
             Sample(
                 id=SampleId(origin, k), boundary=0, network="", policy="", deadline=0, payload=one
             ),

@@ -3,6 +3,8 @@
 from offramp.bundle.loading import Bundle, load_bundle, write_manifest
 from offramp.bundle.manifest import (
     Boundary,
+    Brownout,
+    BrownoutStep,
     Codec,
     Manifest,
     Network,
@@ -13,6 +15,8 @@ from offramp.bundle.manifest import (
 
 __all__ = [
     "Boundary",
+    "Brownout",
+    "BrownoutStep",
     "Bundle",
     "Codec",
     "Manifest",

@@ -4,6 +4,7 @@
     costs        FLOPs, parameters and bytes per stage, for people and the planner
     policies     exit policies; the first one is the default
     certificates what is guaranteed of a policy on this very network
+    brownouts    greedier thresholds for tiers with too much to do, each step measured
     provenance   what made it: command, recipe, seed, data hashes, scores
 
 Unknown keys are errors in every part.
@@ -13,10 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from offramp.exits import RULES, ExitPolicy
 from offramp.exits.certificate import Certificate
@@ -151,6 +153,30 @@ class StageCost(BaseModel):
     boundary_bytes: Annotated[int, Field(ge=1)]  # payload of the boundary that feeds the stage
 
 
+class BrownoutStep(BaseModel):
+    """Greedier thresholds of the early exits, and what they were measured to do if every tier used them.
+
+    accuracy: None where the samples had no labels; exit_shares: who left at each exit.
+    """
+
+    model_config = _STRICT
+    thresholds: tuple[FiniteFloat, ...]
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None
+    exit_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+
+
+class Brownout(BaseModel):
+    """The way on from a policy for a tier that has more to do than it can: step by step, the greediest last.
+
+    samples: how many each step was measured on; the thresholds were fitted on others. No certificate covers them.
+    """
+
+    model_config = _STRICT
+    policy: Sha256  # its id
+    samples: Annotated[int, Field(ge=1)]
+    steps: Annotated[tuple[BrownoutStep, ...], Field(min_length=1)]
+
+
 class Manifest(BaseModel):
     """The whole of manifest.json. Unknown keys are errors."""
 
@@ -161,6 +187,7 @@ class Manifest(BaseModel):
     costs: tuple[StageCost, ...]
     policies: Annotated[tuple[ExitPolicy, ...], Field(min_length=1)]
     certificates: tuple[Certificate, ...] = ()
+    brownouts: tuple[Brownout, ...] = Field(default=(), exclude_if=lambda brownouts: not brownouts)
     provenance: dict[str, Any]
 
     @model_validator(mode="after")
@@ -210,6 +237,24 @@ class Manifest(BaseModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _brownouts_go_down(self) -> Manifest:
+        for k, brownout in enumerate(self.brownouts):
+            policy = self.policy(brownout.policy)
+            if policy is None or policy.id != brownout.policy:
+                raise ValueError(f"brownouts.{k}: of policy {brownout.policy[:12]}, not here")
+            above = [s.threshold if s.on else math.inf for s in policy.exits[:-1]]
+            for n, step in enumerate(brownout.steps):
+                where = f"brownouts.{k}.steps.{n}.thresholds"
+                if len(step.thresholds) != len(above):
+                    raise ValueError(f"{where}: {len(step.thresholds)} of {len(above)} early exits")
+                if any(
+                    lower > higher for lower, higher in zip(step.thresholds, above, strict=True)
+                ):
+                    raise ValueError(f"{where}: above those of the step before")
+                above = list(step.thresholds)
+        return self
+
     @cached_property
     def certified(self) -> frozenset[str]:
         """The ids of the policies that have a certificate."""
@@ -220,6 +265,14 @@ class Manifest(BaseModel):
         if not wanted:
             return self.policies[0]
         return self._policies.get(wanted)
+
+    def brownout(self, policy_id: str) -> tuple[BrownoutStep, ...]:
+        """The steps on from the policy of that id; none where none were prepared."""
+        return self._brownouts.get(policy_id, ())
+
+    @cached_property
+    def _brownouts(self) -> dict[str, tuple[BrownoutStep, ...]]:
+        return {brownout.policy: brownout.steps for brownout in self.brownouts}
 
     @cached_property
     def _policies(self) -> dict[str, ExitPolicy]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from offramp.bundle.drafting import drafted
 from offramp.bundle.loading import MANIFEST, SUMS, Bundle, load_bundle, write_manifest
-from offramp.bundle.manifest import Manifest
+from offramp.bundle.manifest import Brownout, Manifest
 from offramp.errors import InvalidBundle, InvalidInput
 from offramp.exits import ExitPolicy
 from offramp.exits.certificate import Certificate
@@ -30,11 +30,12 @@ def with_policy(
     policy: ExitPolicy,
     certificate: Certificate | None,
     provenance: Mapping[str, Any],
+    brownout: Brownout | None = None,
 ) -> Manifest:
     """The same manifest with this policy, in place of the one of its name or else as the last.
 
-    Certificates whose policy is gone go too, and an older one of the same policy and risk. Raises ValueError where the
-    certificate is of another network or policy.
+    Certificates and brown-outs whose policy is gone go too, and an older one of the same policy (and risk). Raises
+    ValueError where the certificate is of another network or policy.
     """
     policies = [policy if old.name == policy.name else old for old in manifest.policies]
     if policy not in policies:
@@ -44,7 +45,9 @@ def with_policy(
     if certificate is not None:
         about = (certificate.policy, certificate.risk)
         kept = [*(old for old in kept if (old.policy, old.risk) != about), certificate]
+    brownouts = [old for old in manifest.brownouts if old.policy in ids - {policy.id}]
     fields = {
+        "brownouts": (*brownouts, *([] if brownout is None else [brownout])),
         "policies": tuple(policies),
         "certificates": tuple(kept),
         "provenance": dict(provenance),

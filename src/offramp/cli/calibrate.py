@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from offramp.bundle import Bundle, Manifest, load_bundle
+from offramp.bundle import Brownout, Bundle, Manifest, load_bundle
 from offramp.bundle.rewriting import rewrite, with_policy
 from offramp.cli.samples import add_samples, samples_of
 from offramp.data.unseen import FIT_SHARE, SPLIT_SEED, Parts, Unseen
 from offramp.errors import InvalidInput
+from offramp.evaluation.brownout import brownout_of
 from offramp.evaluation.calibration import Form, never_early
 from offramp.evaluation.goals import Budget, Reached, RiskBound
 from offramp.evaluation.observation import UNITS, observe, whole_cost
@@ -97,26 +98,34 @@ def run(args: argparse.Namespace) -> int:
     _check_form(args, bundle, unseen)
     parts = unseen.split(args.fit_share, args.seed)
     goal.check(len(parts.check), len(unseen), labelled=unseen.labels is not None)
-    reached, whole = _reached(args, goal, bundle, unseen, parts)
+    reached, brownout, whole = _reached(args, goal, bundle, unseen, parts)
     certificate = _certificate(goal, reached, bundle, unseen, parts)
     record = _record(args, reached, unseen, parts, whole)
     if reached.is_met or isinstance(goal, Budget):
-        bundle = rewrite(bundle, partial(_added, reached.policy, certificate, record), args.out)
+        change = partial(_added, reached.policy, certificate, brownout, record)
+        bundle = rewrite(bundle, change, args.out)
     if args.json:
-        made = {"certificate": None if certificate is None else asdict(certificate)}
+        made = {
+            "certificate": None if certificate is None else asdict(certificate),
+            "brownout": None if brownout is None else brownout.model_dump(mode="json"),
+        }
         where = {"bundle": str(bundle.folder), "network": bundle.digest}
         print(json.dumps(where | record | made, indent=2))
     else:
-        print("\n".join(_lines(bundle, reached, unseen, args.cost, whole)))
+        print("\n".join(_lines(bundle, reached, brownout, unseen, args.cost, whole)))
     return 0 if reached.is_met else 1
 
 
 def _added(
-    policy: ExitPolicy, certificate: Certificate | None, record: dict[str, Any], to: Manifest
+    policy: ExitPolicy,
+    certificate: Certificate | None,
+    brownout: Brownout | None,
+    record: dict[str, Any],
+    to: Manifest,
 ) -> Manifest:
     provenance = dict(to.provenance)
     provenance["calibrations"] = {**provenance.get("calibrations", {}), policy.name: record}
-    return with_policy(to, policy, certificate, provenance)
+    return with_policy(to, policy, certificate, provenance, brownout)
 
 
 def _goal(args: argparse.Namespace) -> RiskBound | Budget:
@@ -147,8 +156,8 @@ def _reached(
     bundle: Bundle,
     unseen: Unseen,
     parts: Parts,
-) -> tuple[Reached, float]:
-    """What the goal came to, and the whole that a cost is a share of."""
+) -> tuple[Reached, Brownout | None, float]:
+    """What the goal came to, the way on from it, and the whole that a cost is a share of."""
     classes = len(bundle.manifest.network.classes)
     earlier = [setting.temperature for setting in bundle.manifest.policies[0].exits]
     form = Form(
@@ -167,7 +176,8 @@ def _reached(
     to_fit, to_check = observed.take(parts.fit), observed.take(parts.check)
     base = never_early(form, to_fit, earlier)
     whole = whole_cost(bundle.manifest, observed, args.cost)
-    return goal.reach(base, to_fit, to_check, whole), whole
+    reached = goal.reach(base, to_fit, to_check, whole)
+    return reached, brownout_of(reached, to_fit, to_check), whole
 
 
 def _certificate(
@@ -216,7 +226,12 @@ def _record(
 
 
 def _lines(
-    bundle: Bundle, reached: Reached, unseen: Unseen, unit: str, whole: float
+    bundle: Bundle,
+    reached: Reached,
+    brownout: Brownout | None,
+    unseen: Unseen,
+    unit: str,
+    whole: float,
 ) -> Iterator[str]:
     measured = reached.measured
     yield f"policy {reached.policy.name} {reached.policy.id[:12]}: {reached.verdict}"
@@ -227,6 +242,10 @@ def _lines(
     yield f"{cost:,.1f} {'MFLOPs' if unit == 'flops' else 'bytes up'} a sample{saved}"
     if measured.accuracy is not None and measured.last_exit_accuracy is not None:
         yield f"accuracy {measured.accuracy:.2%}, the last exit's {measured.last_exit_accuracy:.2%}"
+    for n, step in enumerate(brownout.steps if brownout else (), 1):
+        right = "" if step.accuracy is None else f", accuracy {step.accuracy:.2%}"
+        shares = ", ".join(f"{share:.1%}" for share in step.exit_shares)
+        yield f"brown-out step {n}, not certified: leaving {shares}{right}"
     if unseen.left_out:
         yield f"left out: {unseen.left_out:,} samples identical to one trained on or to another here"
     if unseen.compared == "not checked":

@@ -230,6 +230,25 @@ def spend(fitted: Fitted, on: Observed, checked_on: Observed, *, budget: float) 
     return Spent(measured, bool(measured.mean_cost <= budget))
 
 
+def measure(fitted: Fitted, candidates: Sequence[int], observed: Observed) -> list[Measured]:
+    """What each of these candidates does on samples that `fitted` was not fitted on."""
+    traced = trace(fitted.base, observed)
+    taken = exits_taken(fitted, traced)
+    return [_measured(candidate, taken, traced, observed) for candidate in candidates]
+
+
+def evenly_cheaper(fitted: Fitted, after: int, steps: int, observed: Observed) -> list[int]:
+    """At most so many candidates behind one, each as much cheaper than the one before as can be; the last is the last.
+
+    observed: the samples that `fitted` was fitted on.
+    """
+    taken = exits_taken(fitted, trace(fitted.base, observed))[after:]
+    costs = observed.cost[taken, np.arange(len(observed))].mean(1)
+    wanted = np.linspace(costs[0], costs[-1], steps + 1)[1:]
+    found = {after + int(np.abs(costs - cost).argmin()) for cost in wanted} - {after}
+    return sorted(found)
+
+
 def _measured(
     candidate: int, taken: NDArray[np.int8], traced: Traced, observed: Observed
 ) -> Measured:

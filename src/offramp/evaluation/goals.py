@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from offramp.errors import InvalidInput
 from offramp.evaluation.calibration import (
+    Fitted,
     Measured,
     Observed,
     certify,
@@ -30,10 +31,11 @@ class Reached:
     """What a goal came to: a policy, and what was seen of it where it was not fitted.
 
     is_met: whether it does what was asked; verdict: that in words; figures: more, for machines;
-    errors: where a risk was bounded, those of the policy.
+    errors: where a risk was bounded, those of the policy; fitted: what the policy is a candidate of.
     """
 
     policy: ExitPolicy
+    fitted: Fitted
     measured: Measured
     is_met: bool
     verdict: str
@@ -90,6 +92,7 @@ class RiskBound:
             verdict = f"{beyond} can be certified as {bound}: the next makes {found.walked[-1]:,} {may_be}"
         return Reached(
             policy=fitted.policy(found.measured.candidate),
+            fitted=fitted,
             measured=found.measured,
             is_met=found.lets_some_leave,
             verdict=verdict,
@@ -146,6 +149,7 @@ class Budget:
         verdict = f"budget_met={str(found.budget_met).lower()}: {cost:,.1f} of {limit:,.1f}"
         return Reached(
             policy=fitted.policy(found.measured.candidate),
+            fitted=fitted,
             measured=found.measured,
             is_met=found.budget_met,
             verdict=verdict,

@@ -116,6 +116,11 @@ class TierStream:
         """How many samples more the tier takes now."""
         return self._window.size - len(self._pending) if self.is_connected else 0
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many samples are under way, and how many may be."""
+        return len(self._pending), self._window.size
+
     def start(self) -> None:
         """Open the channel and keep a stream on it until close()."""
         self._channel = grpc.aio.insecure_channel(self.target, self._options.channel_arguments())

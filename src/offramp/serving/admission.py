@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from offramp.errors import TierUnavailable
 from offramp.rpc import Origin, Sample, Tier
@@ -15,10 +16,15 @@ _SPENT_HERE = {Tier.DEVICE: 1.0, Tier.FOG: 0.8, Tier.CLOUD: 0.8}
 
 
 class Admission:
-    """Counts the samples in flight, in all and of each origin; most: how many there may be."""
+    """Counts the samples in flight, in all and of each origin; most: how many there may be.
 
-    def __init__(self, tier: Tier, most: int) -> None:
-        self.most, self.is_draining = most, False
+    see: hears of each sample how near this tier is to refusing it, 1 where it is refused, and the time.
+    """
+
+    def __init__(
+        self, tier: Tier, most: int, see: Callable[[float, float], None] | None = None
+    ) -> None:
+        self.most, self.is_draining, self._see = most, False, see
         self._spent_here = _SPENT_HERE[tier]
         self._by_origin: dict[Origin, int] = {}
         self.in_flight = 0
@@ -43,11 +49,14 @@ class Admission:
         """
         if self.is_draining:
             raise TierUnavailable("unreachable", "this tier is shutting down")
+        needed_s = batcher.needed_s(sample.id.origin, sample.boundary)
+        left_s = sample.deadline - time.monotonic() if needed_s else 0.0
+        if self._see is not None:
+            waiting = needed_s / (self._spent_here * left_s) if left_s > 0 else 0.0
+            self._see(max(self.in_flight / self.most, waiting), time.monotonic())
         if self.in_flight > self.most:
             share = self.most / len(self._by_origin)
             if self._by_origin[sample.id.origin] > share or self.in_flight > 2 * self.most:
                 raise TierUnavailable("overloaded", f"{self.most} samples are in flight here")
-        needed_s = batcher.needed_s(sample.id.origin, sample.boundary)
-        left_s = sample.deadline - time.monotonic() if needed_s else 0.0
         if left_s > 0 and needed_s > self._spent_here * left_s:
             raise TierUnavailable("overloaded", f"the queue is longer than the {left_s:.3g} s left")

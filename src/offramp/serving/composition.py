@@ -12,6 +12,7 @@ from offramp.bundle import Manifest, load_bundle
 from offramp.errors import InvalidSettings
 from offramp.rpc import StreamOptions, Tier
 from offramp.serving.batching import Batcher
+from offramp.serving.brownout import Brownout
 from offramp.serving.engine import Engine
 from offramp.serving.held import Held, Plan
 from offramp.serving.runner import StageRunner
@@ -112,12 +113,20 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         took={k: seconds * slowdown for k, seconds in runner.warm_up().items()},
     )
     uplink = _uplink(settings, metrics, _sent_bytes(manifest, last))
+    brownout = None
+    if settings.brownout.on:
+        most = max((len(one.steps) for one in manifest.brownouts), default=0)
+        if not most:
+            text = f"{manifest.name} has no steps prepared: `offramp calibrate` makes them"
+            raise InvalidSettings("brownout.on", text)
+        brownout = Brownout(settings.brownout, most, metrics.brownout_step.set)
     held = Held(
         bundle=bundle,
         own_policy=policy,
         plan=Plan(last_stage=last, epoch=settings.plan.epoch),
         stages=runner.stages,
         batcher=batcher,
+        brownout=brownout,
     )
     engine = Engine(
         tier=tier,
@@ -126,6 +135,7 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         metrics=metrics,
         most_in_flight=settings.limits.in_flight,
         answers=settings.answers,
+        brownout=brownout,
     )
     servicer = TierServicer(
         engine, settings.limits, version=version("offramp"), batch=settings.inference.batch

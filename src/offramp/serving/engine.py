@@ -27,6 +27,7 @@ from offramp.errors import (
 from offramp.exits.confidence import labels_of
 from offramp.rpc import Answer, Leg, Reply, Sample, Tier
 from offramp.serving.admission import Admission
+from offramp.serving.brownout import Brownout
 from offramp.serving.held import Held
 from offramp.serving.request import Deliver, Request, Tell
 from offramp.serving.settings import Answers
@@ -61,10 +62,12 @@ class Engine:
         metrics: TierMetrics,
         most_in_flight: int,
         answers: Answers = "escalate",
+        brownout: Brownout | None = None,
     ) -> None:
         self.tier, self.held, self.metrics, self.answers = tier, held, metrics, answers
         self._uplink = uplink
-        self._admission = Admission(tier, most_in_flight)
+        self._brownout = brownout
+        self._admission = Admission(tier, most_in_flight, self._feel if brownout else None)
         metrics.in_flight.set_function(lambda: self._admission.in_flight)
         self._mismatches_seen: set[str] = set()
 
@@ -86,6 +89,10 @@ class Engine:
     def drain(self) -> None:
         """Accept nothing more; what was accepted is still answered."""
         self._admission.is_draining = True
+
+    def _feel(self, pressure: float, now: float) -> None:
+        if self._brownout is not None:
+            self._brownout.see(max(pressure, self._uplink.pressure), now)
 
     def wants_early(self, sample: Sample) -> bool:
         """Whether its caller is to have the answer so far. Raises InvalidInput where it wants no later one."""
@@ -137,8 +144,8 @@ class Engine:
                 request.end(self._own(work, "deadline"))
             elif error is not None:
                 request.end(error)
-            elif work.best is not None and work.best.leaves:
-                request.end(self._own(work, None))
+            elif work.best is not None and (work.best.leaves or work.best.browns_out):
+                request.end(self._own(work, "brownout" if work.best.browns_out else None))
             else:
                 self._climb(request, work)
         except Exception as exc:

@@ -10,6 +10,7 @@ from offramp.exits import ExitPolicy
 from offramp.rpc import Sample
 from offramp.rpc.payload import payload_size_checked
 from offramp.serving.batching import Batcher
+from offramp.serving.brownout import Brownout
 from offramp.serving.work import Work
 
 
@@ -30,6 +31,7 @@ class Held:
     plan: Plan
     stages: tuple[int, ...]
     batcher: Batcher
+    brownout: Brownout | None = None
 
     def is_computed_here(self, boundary: int) -> bool:
         """Whether the plan gives this tier the stage behind a boundary, and it can compute it."""
@@ -38,6 +40,12 @@ class Held:
     def is_certified(self, policy_id: str) -> bool:
         """Whether the bundle has a certificate for the policy."""
         return policy_id in self.bundle.manifest.certified
+
+    def brownout_threshold(self, policy_id: str, stage: int) -> float | None:
+        """From which confidence samples leave here now because there is too much to do; None: nobody."""
+        if self.brownout is None or not self.brownout.step:
+            return None
+        return self.brownout.threshold(self.bundle.manifest, policy_id, stage)
 
     def work_of(self, sample: Sample) -> Work:
         """The sample, checked against the manifest. Raises InvalidInput or BundleMismatch naming the field."""

@@ -54,6 +54,11 @@ class Replica:
         """How many samples more it takes now."""
         return self.stream.room if self._breaker.lets_through else 0
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many samples are under way to it, and how many may be."""
+        return self.stream.load if self._breaker.lets_through else (0, 0)
+
     def start(self) -> None:
         """Begin to connect."""
         self.stream.start()

@@ -64,6 +64,25 @@ class Limits(BaseModel):
     default_time_left_s: Seconds = 5.0  # of a sample that names no time
 
 
+class BrownoutSettings(BaseModel):
+    """Whether greedier exits are used under load, and at which pressure (1: samples are refused) over how long.
+
+    above: a step further where the mean pressure of hold_s is more than that; below: a step back.
+    """
+
+    model_config = _STRICT
+    on: bool = False
+    above: Annotated[float, Field(gt=0, le=1)] = 0.8
+    below: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    hold_s: Seconds = 0.5
+
+    @model_validator(mode="after")
+    def _below_is_below(self) -> BrownoutSettings:
+        if self.below >= self.above:
+            raise ValueError(f"below: {self.below} is not below `above`, {self.above}")
+        return self
+
+
 class Inference(BaseModel):
     """How the stages are computed by onnxruntime, and the most samples that a batch holds.
 
@@ -105,6 +124,7 @@ class TierSettings(BaseModel):
     uplink: UplinkSettings | None = None
     limits: Limits = Limits()
     inference: Inference = Inference()
+    brownout: BrownoutSettings = BrownoutSettings()
     tier_profile: str = (
         ""  # the machine to stand for in a rehearsal, by name or file; empty: itself
     )

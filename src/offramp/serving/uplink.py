@@ -41,6 +41,11 @@ class Uplink(Protocol):
         """Whether it is of use to ask."""
         ...
 
+    @property
+    def pressure(self) -> float:
+        """The share of what the next tier takes that is under way; 1: no more, 0 also where it cannot be asked."""
+        ...
+
     def start(self) -> None:
         """Begin to connect."""
         ...
@@ -54,6 +59,7 @@ class NoUplink:
     """A tier with nothing above it."""
 
     is_connected = False
+    pressure = 0.0
 
     def ask(self, _sample: Sample, hear: Hear) -> GiveUp:
         """Refuse."""
@@ -145,6 +151,13 @@ class StreamUplink:
     def is_connected(self) -> bool:
         """Whether a stream is open."""
         return any(replica.is_connected for replica in self._replicas.values())
+
+    @property
+    def pressure(self) -> float:
+        """The share of what the replicas take that is under way."""
+        loads = [replica.load for replica in self._replicas.values() if replica.is_connected]
+        under_way, most = (sum(column) for column in zip(*loads, strict=True)) if loads else (0, 0)
+        return min(under_way / most, 1.0) if most else 0.0
 
     def start(self) -> None:
         """Begin to connect; until a stream is open, samples are refused at once."""

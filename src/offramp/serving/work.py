@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ExitAnswer:
-    """What an exit says of one sample: calibrated probabilities (C,), and whether the policy lets it leave."""
+    """What an exit says of one sample: calibrated probabilities (C,), and whether the policy lets it leave.
+
+    browns_out: whether it leaves all the same, because the tier has too much to do.
+    """
 
     exit: int
     probabilities: NDArray[np.float32]
     leaves: bool
+    browns_out: bool = False
 
 
 @dataclass(slots=True)
@@ -124,13 +128,26 @@ def _move_on(sound: Sequence[Work], stage: int, outputs: StageOutputs) -> None:
         rows = [k for k, work in enumerate(sound) if work.policy.id == policy.id and finite[k]]
         decision = _decision(policy, stage, outputs, rows, [sound[k] for k in rows])
         probabilities = decision.probabilities.astype(np.float32)
+        leaves, browns_out = (
+            decision.leaves.tolist(),
+            _browning_out(sound[0], policy, stage, decision),
+        )
         for place, k in enumerate(rows):
             work = sound[k]
-            work.best = ExitAnswer(stage, probabilities[place], bool(decision.leaves[place]))
+            work.best = ExitAnswer(stage, probabilities[place], leaves[place], browns_out[place])
             work.boundary = stage + 1
             work.arrays = tuple(tensor[k] for tensor in outputs.boundary)
             if decision.state is not None:
                 work.exit_state = decision.state[place].tobytes()
+
+
+def _browning_out(work: Work, policy: ExitPolicy, stage: int, decision: Decision) -> list[bool]:
+    """(N,) who leaves by the thresholds of the tier's brown-out, and not by the policy's own."""
+    threshold = work.held.brownout_threshold(policy.id, stage)
+    if threshold is None:
+        return [False] * len(decision.leaves)
+    found: list[bool] = (~decision.leaves & (decision.confidence >= threshold)).tolist()
+    return found
 
 
 def _finite(outputs: StageOutputs) -> NDArray[np.bool_]:

@@ -89,6 +89,9 @@ class TierMetrics:
         self.upstreams = self._gauge(
             "upstreams", "Replicas of the next tier that are connected."
         ).labels(tier)
+        self.brownout_step = self._gauge(
+            "brownout_step", "How far this tier goes for greedier exits; 0: its policy's own."
+        ).labels(tier)
         turns = "Changes of a breaker before a replica of the next tier, by new state."
         self._breaker_turns = {
             state: self._count("breaker_transitions", turns, state=state)
