@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from offramp.cli import access
 from offramp.client import Client, Timed
 from offramp.errors import BundleMismatch, InvalidInput, OfframpError
 from offramp.rpc import Answer
@@ -35,6 +36,7 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--in-flight", type=int, default=8, metavar="N")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    access.add_flags(parser)
     parser.set_defaults(run=run)
 
 
@@ -49,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInput(
             "--deadline", f"{arguments.deadline:g} is not above 0 and at most {_MOST_DEADLINE_S} s"
         )
-    with Client(arguments.device, policy=arguments.policy) as client:
+    tls = access.tls_of(arguments)
+    with Client(arguments.device, policy=arguments.policy, tls=tls) as client:
         classes = list(client.describe(arguments.deadline).networks[0].classes)
         outcomes = client.infer_many(
             arguments.images,
