@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from offramp.rpc import Tls
@@ -20,6 +21,7 @@ from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.rpc.v1 import tier_pb2_grpc
 
 MAKE = Path(__file__).parents[2] / "deploy" / "tls" / "make.sh"
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not here")
 OPTIONS = [("grpc.enable_http_proxy", 0)]
 
 

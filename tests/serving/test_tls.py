@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.serving.pki import OPTIONS, Pki, calls, connected, outcome
+from tests.serving.pki import OPTIONS, Pki, calls, connected, needs_openssl, outcome
 from tests.serving.test_programs import run
 from tests.serving.tiers import Program, eventually, running, scrape
 from tests.serving.toy import SURE_AT
 
 from offramp.cli import main
 from offramp.client import AsyncClient
-from offramp.errors import InvalidInput, InvalidSettings, TierUnavailable
+from offramp.errors import TierUnavailable
 from offramp.rpc import StreamOptions, Tier, TierStream, Tls
-from offramp.serving.composition import Parts, compose
-from offramp.serving.settings import TierSettings
+from offramp.serving.composition import Parts
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not here")
+pytestmark = needs_openssl
 
 UNSURE = SURE_AT[2]
 REFUSED = ("UNAUTHENTICATED", "not allowed to call this tier")
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    """Everybody's certificates, and those of strangers. Not to be changed."""
-    made = Pki(tmp_path_factory.mktemp("pki") / "made")
-    made.make()
-    made.make("expired", days=-1)
-    other = Pki(made.folder / "others")
-    other.make()
-    return made
 
 
 def refusals(tier: Parts, side: str = "downstream") -> dict[str, float]:
@@ -365,70 +351,3 @@ def test_infer_shows_a_token_that_is_in_no_list_of_processes(
     assert infer(*trusting) == (0, "")
     monkeypatch.setenv("OFFRAMP_TOKEN", "0" * 64)
     assert infer(*trusting) == (1, f"offramp: {device.listen}: {': '.join(REFUSED)}\n")
-
-
-# --- mistakes -----------------------------------------------------------------------------------
-
-
-def settings_for(bundle: Path, folder: Path, **more: Any) -> TierSettings:
-    given = {"bundle": bundle, "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0"}
-    tls = {"folder": str(folder), "health": "127.0.0.1:0"}
-    return TierSettings.model_validate({**given, "plan": {}, "tls": tls, **more})
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "said"),
-    [
-        ("ca.crt", None, "ca.crt: cannot be read: No such file or directory"),
-        ("ca.crt", "nothing", "ca.crt: holds no certificate of an authority"),
-        ("tls.crt", None, "tls.crt: cannot be read: No such file or directory"),
-        ("tls.crt", "nothing", "tls.key: is not the key, without a passphrase, of the certificate"),
-        ("tls.key", None, "tls.key: cannot be read: No such file or directory"),
-        ("tls.key", "nothing", "tls.key: is not the key, without a passphrase, of the certificate"),
-        ("callers", None, "callers: cannot be read: No such file or directory"),
-        ("callers", "", "callers: names nobody who may call"),
-        ("callers", "# none\ncertificate fog\nsecret", "callers:3: is not 'certificate IDENTITY'"),
-        ("callers", "token app secret", "callers:1: is not 'certificate IDENTITY'"),
-        ("callers", f"certificate fog\ntoken app {'0' * 64}", "callers: holds both certificates"),
-        ("callers", "certificate f\u00f6g", "callers: is not ASCII"),
-    ],
-)
-async def test_a_mistake_in_the_folder_names_the_file_and_no_secret(
-    scores: Path, pki: Pki, tmp_path: Path, file: str, text: str | None, said: str
-) -> None:
-    own = pki.copy(tmp_path / "pki")
-    folder = own.folder / "cloud"
-    (folder / file).unlink()
-    if text is not None:
-        (folder / file).write_text(text)
-    with pytest.raises(InvalidSettings) as failure:
-        compose(Tier.CLOUD, settings_for(scores, folder))
-    assert str(failure.value).startswith(f"tls: {folder}/{said}")
-    assert "secret" not in str(failure.value)
-    assert "\n" not in str(failure.value)
-
-
-async def test_a_key_that_everybody_can_read_and_a_certificate_that_ended_are_warned_of(
-    scores: Path, pki: Pki, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    own = pki.copy(tmp_path / "pki")
-    own.make("cloud", days=-1)
-    key = own.folder / "cloud" / "tls.key"
-    key.chmod(0o644)
-    caplog.set_level(logging.WARNING)
-    parts = compose(Tier.CLOUD, settings_for(scores, own.folder / "cloud"))
-    await parts.close()
-    assert f"{key} can be read by everybody on this machine" in caplog.text
-    assert "tls.crt has expired" in caplog.text
-
-
-def test_what_a_caller_shows_is_checked_when_it_is_built(pki: Pki, tmp_path: Path) -> None:
-    ca = pki.folder / "authority" / "ca.crt"
-    with pytest.raises(InvalidInput, match=r"none\.crt: cannot be read"):
-        Tls(tmp_path / "none.crt")
-    with pytest.raises(InvalidInput, match="key: one needs the other"):
-        Tls(ca, ca)
-    with pytest.raises(InvalidInput) as failure:
-        Tls(ca, token="a secret")  # noqa: S106
-    assert "a secret" not in str(failure.value)
-    assert "secret" not in repr(Tls(ca, token="secret"))  # noqa: S106
