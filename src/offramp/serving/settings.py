@@ -64,7 +64,7 @@ class Limits(BaseModel):
     message_bytes: Annotated[int, Field(ge=2048, le=2**30)] = 4 * 2**20
     in_flight: Annotated[int, Field(ge=1)] = 256
     default_time_left_s: Seconds = 5.0  # of a sample that names no time
-    handshake_s: Annotated[float, Field(ge=0.1, le=3_600)] = 10.0
+    handshake_s: Annotated[float, Field(ge=0.1, le=3_600)] = 30.0
 
 
 class Inference(BaseModel):
