@@ -39,6 +39,7 @@ def settings_for(bundle: Path, folder: Path, **more: Any) -> TierSettings:
         ("callers", "# none\ncertificate fog\nsecret", "callers:3: is not 'certificate IDENTITY'"),
         ("callers", "token app secret", "callers:1: is not 'certificate IDENTITY'"),
         ("callers", f"certificate fog\ntoken app {'0' * 64}", "callers: holds both certificates"),
+        ("callers", "certificate a push\ncertificate a", "callers: names somebody twice"),
         ("callers", "certificate f\u00f6g", "callers: is not ASCII"),
     ],
 )

@@ -36,13 +36,13 @@ def read_pem(ca: Path, certificate: Path | None = None, key: Path | None = None)
     held = Pem(*(None if path is None else _bytes_of(path) for path in (ca, certificate, key)))  # type: ignore[arg-type]
     try:
         context.load_verify_locations(ca)
-    except (ssl.SSLError, ValueError) as exc:
+    except (OSError, ValueError) as exc:  # an SSLError is an OSError
         raise InvalidInput(str(ca), "holds no certificate of an authority") from exc
     if certificate is None or key is None:
         return held
     try:
         context.load_cert_chain(certificate, key, password=lambda: b"")
-    except (ssl.SSLError, ValueError) as exc:
+    except (OSError, ValueError) as exc:
         text = f"is not the key, without a passphrase, of the certificate in {certificate}"
         raise InvalidInput(str(key), text) from exc
     return held

@@ -54,9 +54,10 @@ class Callers:
         return any(caller.digest for caller in self._callers)
 
     def with_identity(self, identities: Iterable[str]) -> Caller | None:
-        """The one whose certificate says one of these."""
+        """The one whose certificate says one of these; where it says two, the one who may more."""
         said = set(identities)
-        return next((one for one in self if not one.digest and one.name in said), None)
+        found = [one for one in self if not one.digest and one.name in said]
+        return max(found, key=lambda one: (one.may_push, one.name), default=None)
 
     def with_token(self, token: str) -> Caller | None:
         """The one with this token; it takes as long for one that is nearly right."""
@@ -83,6 +84,8 @@ def read_callers(file: Path, *, by_token: bool | None = None) -> Callers:
             found.append(_caller(text, f"{file}:{number}"))
     if not found:
         raise InvalidInput(str(file), "names nobody who may call")
+    if len({caller.name for caller in found}) < len(found):
+        raise InvalidInput(str(file), "names somebody twice")
     kinds = {bool(caller.digest) for caller in found}
     if len(kinds) > 1:
         raise InvalidInput(str(file), "holds both certificates and tokens; a tier asks for one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 import stat
@@ -66,7 +67,7 @@ class Certificates:
 
 def _read(ca: Path, certificate: Path, key: Path) -> _Held:
     pem = read_pem(ca, certificate, key)
-    if key.stat().st_mode & (stat.S_IRWXO):
+    if _is_open_to_all(key):
         logger.warning("%s can be read by everybody on this machine", key)
     ends = _end_of(ca, certificate, key)
     if ends is None:
@@ -79,26 +80,31 @@ def _read(ca: Path, certificate: Path, key: Path) -> _Held:
     return _Held(configuration, ends)
 
 
+def _is_open_to_all(key: Path) -> bool:
+    try:
+        return bool(key.stat().st_mode & stat.S_IRWXO)
+    except OSError:
+        return False  # replaced just now, and read anew before long
+
+
 def _end_of(ca: Path, certificate: Path, key: Path) -> float | None:
     """When a certificate ends: a handshake in memory tells, for nothing else in the standard library does."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, key)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
-    client.load_verify_locations(ca)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = (
-        client.wrap_bio(to_client, to_server),
-        server.wrap_bio(to_server, to_client, server_side=True),
-    )
     try:
+        server.load_cert_chain(certificate, key)
+        client.load_verify_locations(ca)
+        ends = (
+            client.wrap_bio(to_client, to_server),
+            server.wrap_bio(to_server, to_client, server_side=True),
+        )
         for end in (*ends, *ends):  # hello, hello and certificate, finished
-            try:
+            with contextlib.suppress(ssl.SSLWantReadError):
                 end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-    except ssl.SSLError:
+    except OSError:  # an SSLError, or a file that is being replaced
         return None
     said = (ends[0].getpeercert() or {}).get("notAfter")
     return float(ssl.cert_time_to_seconds(said)) if isinstance(said, str) else None

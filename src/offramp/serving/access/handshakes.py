@@ -5,7 +5,8 @@
                                              +--nobody heard for patience_s--> refused: handshake
 
 Nothing says which of them is whose, and for counting nothing has to. A port scan, and a caller that connects and is
-silent, count like one whose certificate is refused.
+silent, count like one whose certificate is refused; a known one that calls again after a minute without a call may
+cover for one that is refused at that time.
 """
 
 from __future__ import annotations
