@@ -13,6 +13,7 @@ from offramp.errors import DegradedReason
 from offramp.links.engines.link import Abilities, Drop, Link
 from offramp.links.metrics import LinkMetrics
 from offramp.links.timeline import Direction, Kind, Timeline
+from offramp.rpc.tls import Refusal
 from offramp.telemetry import TierMetrics
 from offramp.telemetry.metrics import Direction as Towards
 from offramp.telemetry.metrics import Outcome, Side
@@ -53,6 +54,7 @@ def of_a_tier() -> CollectorRegistry:
     metrics = TierMetrics("fog", stages=(0, 1))
     metrics.identify(version="1", bundle="b", network="n", policy="p")
     metrics.show_breaker("cloud:7103", "closed", is_new=True)
+    metrics.show_certificate(1.0)
     metrics.stand_for("raspberry", reference="r", slowdown=2.0, watts={"idle": 1.0})
     return metrics.registry
 
@@ -100,5 +102,6 @@ def test_every_value_of_a_closed_label_is_described() -> None:
     assert values["`reason`"] == set(get_args(DegradedReason))
     assert values["`side`"] == set(get_args(Side))
     assert values["`direction`"] == set(get_args(Towards))
+    assert values["`reason` of a refusal"] == set(get_args(Refusal))
     assert values["`reason` of a drop"] == set(get_args(Drop))
     assert values["`kind`"] == set(get_args(Kind))

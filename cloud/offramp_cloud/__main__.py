@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from offramp.serving.program import run_tier
-from offramp.serving.settings import Address, PlanSettings, TierSettings
+from offramp.serving.settings import Address, PlanSettings, TierSettings, TlsSettings
 
 
 class CloudSettings(TierSettings):
@@ -15,6 +15,7 @@ class CloudSettings(TierSettings):
     listen: Address = "0.0.0.0:7103"
     metrics: Address = "0.0.0.0:9103"
     plan: PlanSettings = PlanSettings()
+    tls: TlsSettings = TlsSettings(health="127.0.0.1:7113")
     uplink: None = None
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from offramp.serving.program import run_tier
-from offramp.serving.settings import Address, PlanSettings, TierSettings
+from offramp.serving.settings import Address, PlanSettings, TierSettings, TlsSettings
 
 
 class DeviceSettings(TierSettings):
@@ -15,6 +15,7 @@ class DeviceSettings(TierSettings):
     listen: Address = "127.0.0.1:7101"
     metrics: Address = "127.0.0.1:9101"
     plan: PlanSettings = PlanSettings(last_stage=0)
+    tls: TlsSettings = TlsSettings(health="127.0.0.1:7111")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

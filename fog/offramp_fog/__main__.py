@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from offramp.serving.program import run_tier
-from offramp.serving.settings import Address, PlanSettings, TierSettings
+from offramp.serving.settings import Address, PlanSettings, TierSettings, TlsSettings
 
 
 class FogSettings(TierSettings):
@@ -15,6 +15,7 @@ class FogSettings(TierSettings):
     listen: Address = "0.0.0.0:7102"
     metrics: Address = "0.0.0.0:9102"
     plan: PlanSettings = PlanSettings(last_stage=1)
+    tls: TlsSettings = TlsSettings(health="127.0.0.1:7112")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

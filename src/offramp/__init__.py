@@ -16,9 +16,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from offramp.client import AsyncClient, Client
-    from offramp.rpc import Answer, EncodedImage
+    from offramp.rpc import Answer, EncodedImage, Tls
 
-__all__ = ["Answer", "AsyncClient", "Client", "EncodedImage"]
+__all__ = ["Answer", "AsyncClient", "Client", "EncodedImage", "Tls"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
         from offramp import client
 
         return getattr(client, name)
-    if name in ("Answer", "EncodedImage"):
+    if name in ("Answer", "EncodedImage", "Tls"):
         from offramp import rpc
 
         return getattr(rpc, name)

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("onnx")
 
 from tests.serving import toy
+from tests.serving.pki import Pki
 from tests.serving.tiers import Program
 
 
@@ -24,6 +25,16 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle "raw" of toy.py. Not to be changed."""
     return toy.raw_bundle(tmp_path_factory.mktemp("bundles") / "raw")
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """Everybody's certificates, one that has expired, and those of strangers. Not to be changed."""
+    made = Pki(tmp_path_factory.mktemp("pki") / "made")
+    made.make()
+    made.make("expired", days=-1)
+    Pki(made.folder / "others").make()
+    return made
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.serving.toy import CLASSES, SURE_AT
 from tests.serving.wire import NAMES, Caller, ScriptedTier, answer, calling, sample, scripted
 
 from offramp.rpc import Tier
-from offramp.rpc.stream import SERVICE
+from offramp.rpc.connection import SERVICE
 from offramp.rpc.v1 import tier_pb2 as pb
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

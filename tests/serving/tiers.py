@@ -100,9 +100,9 @@ class Program:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        match = re.fullmatch(r"ready (\w+) listen=(\S+) metrics=(\S+)\n", line)
+        match = re.fullmatch(r"ready (\w+) listen=(\S+) metrics=(\S+)(?: health=(\S+))?\n", line)
         assert match is not None, f"{tier} said {line!r}"
-        self.listen, self.metrics = match[2], match[3]
+        self.listen, self.metrics, self.health = match[2], match[3], match[4]
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""

@@ -1,6 +1,7 @@
 """The command `offramp`: one file a verb, each with add(subparsers) and a function that returns an exit code.
 
-Beside the verbs: what the demo shows (`live`, `picture`), and what a verb says that lacks torch (`extra`).
+Beside the verbs: how they reach a tier that has TLS on (`access`), what the demo shows (`live`, `picture`), and what a
+verb says that lacks torch (`extra`).
 
 Results go to stdout, messages to stderr. Exit codes: 0, 1 for what could not be done, 2 for a user's mistake.
 """

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from offramp.cli import access
 from offramp.client import Client, Timed
 from offramp.errors import BundleMismatch, InvalidInput, OfframpError
 from offramp.rpc import Answer
@@ -39,6 +40,7 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--in-flight", type=int, default=8, metavar="N")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    access.add_flags(parser)
     parser.set_defaults(run=run)
 
 
@@ -56,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.early and arguments.local:
         raise InvalidInput("--early", "with --local there is no later answer")
-    with Client(arguments.device, policy=arguments.policy) as client:
+    tls = access.tls_of(arguments)
+    with Client(arguments.device, policy=arguments.policy, tls=tls) as client:
         classes = list(client.describe(arguments.deadline).networks[0].classes)
         outcomes = client.infer_many(
             arguments.images,

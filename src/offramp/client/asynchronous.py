@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from offramp.rpc import (
     SampleId,
     StreamOptions,
     TierStream,
+    Tls,
 )
 from offramp.rpc.v1 import tier_pb2 as pb
 
@@ -47,7 +48,7 @@ async def _payload_within(image: Image, timeout_s: float) -> Payload:
 
 
 class AsyncClient:
-    """Asks the tier at `target` (HOST:PORT). Use as an async context manager.
+    """Asks the tier at `target` (HOST:PORT), with `tls` where it has TLS on. Use as an async context manager.
 
     async with AsyncClient("localhost:7101") as client:
         answer = await client.infer(Path("shoe.png"), deadline_s=0.2)
@@ -61,8 +62,10 @@ class AsyncClient:
         network: str = "",
         policy: str = "",
         options: StreamOptions | None = None,
+        tls: Tls | None = None,
     ) -> None:
-        self._stream = TierStream(target, options)
+        options = options or StreamOptions()
+        self._stream = TierStream(target, options if tls is None else replace(options, tls=tls))
         self._origin = Origin(name or socket.gethostname(), secrets.randbits(64))
         self._sequence = itertools.count()
         self._network, self._policy = network, policy

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from offramp.client.asynchronous import AsyncClient, Timed
 from offramp.client.inputs import Image
 from offramp.errors import TierUnavailable
-from offramp.rpc import Answer, StreamOptions
+from offramp.rpc import Answer, StreamOptions, Tls
 from offramp.rpc.v1 import tier_pb2 as pb
 
 T = TypeVar("T")
@@ -18,7 +18,9 @@ _LAST_MOMENT_S = 1.0
 
 
 class Client:
-    """Asks the tier at `target` (HOST:PORT); may be used from several threads. Use as a context manager.
+    """Asks the tier at `target` (HOST:PORT), with `tls` where it has TLS on. Use as a context manager.
+
+    It may be used from several threads.
 
     with Client("localhost:7101") as client:
         answer = client.infer(Path("shoe.png"), deadline_s=0.2)
@@ -32,6 +34,7 @@ class Client:
         network: str = "",
         policy: str = "",
         options: StreamOptions | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -40,7 +43,9 @@ class Client:
         self._thread.start()
 
         async def build() -> AsyncClient:
-            client = AsyncClient(target, name=name, network=network, policy=policy, options=options)
+            client = AsyncClient(
+                target, name=name, network=network, policy=policy, options=options, tls=tls
+            )
             return await client.__aenter__()
 
         self._client = self._run(build())

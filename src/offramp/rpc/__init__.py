@@ -11,9 +11,11 @@ from offramp.rpc.messages import (
     Tier,
 )
 from offramp.rpc.names import NamesSaid, NamesTold, Origin
+from offramp.rpc.options import StreamOptions
 from offramp.rpc.payload import EncodedImage, Payload, TensorBytes
 from offramp.rpc.pending import Reply
-from offramp.rpc.stream import StreamOptions, TierStream
+from offramp.rpc.stream import TierStream
+from offramp.rpc.tls import Tls
 
 __all__ = [
     "Answer",
@@ -30,4 +32,5 @@ __all__ = [
     "TensorBytes",
     "Tier",
     "TierStream",
+    "Tls",
 ]

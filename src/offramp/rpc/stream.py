@@ -15,13 +15,11 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from offramp.errors import (
     DeadlineExceeded,
@@ -30,57 +28,17 @@ from offramp.errors import (
     OfframpError,
     TierUnavailable,
 )
+from offramp.rpc.connection import Connection, Refused
 from offramp.rpc.exchange import CountBytes, Exchange, response_from
 from offramp.rpc.messages import ENVELOPE_BYTES, GRPC_PREFIX_BYTES, Sample
 from offramp.rpc.names import check_lengths
+from offramp.rpc.options import StreamOptions
 from offramp.rpc.payload import payload_bytes
 from offramp.rpc.pending import Hear, HearEarly, Pending, Reply
 from offramp.rpc.v1 import tier_pb2 as pb
-from offramp.rpc.v1 import tier_pb2_grpc
 from offramp.rpc.window import Window
 
 logger = logging.getLogger(__name__)
-SERVICE = pb.DESCRIPTOR.services_by_name["Tier"].full_name
-_GRPC_JITTER = 1.2  # gRPC waits up to a fifth longer than it is told
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOptions:
-    """How to reach a tier: message limit, reconnection backoff, and how soon a silent peer counts as dead."""
-
-    message_bytes: int = 4 * 2**20
-    first_backoff_s: float = 0.05
-    most_backoff_s: float = 2.0
-    keepalive_s: float = 10.0
-    keepalive_timeout_s: float = 5.0
-    padding_bytes: int = 0  # sent when a stream is opened, as much as its samples will have
-
-    def channel_arguments(self) -> list[tuple[str, int]]:
-        """The same, as gRPC's channel arguments."""
-        return [
-            ("grpc.max_send_message_length", self.message_bytes),
-            ("grpc.max_receive_message_length", self.message_bytes),
-            ("grpc.keepalive_time_ms", round(self.keepalive_s * 1e3)),
-            ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1e3)),
-            # A tier is a neighbour; a proxy variable meant for the web would send even 127.0.0.1 through a proxy.
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.initial_reconnect_backoff_ms", round(self.first_backoff_s * 1e3)),
-            ("grpc.max_reconnect_backoff_ms", round(self.most_backoff_s * 1e3 / _GRPC_JITTER)),
-            # How long one try to connect may take, and how long a name counts as resolved: 20 s and 30 s by default.
-            ("grpc.min_reconnect_backoff_ms", round(self.most_backoff_s * 1e3)),
-            ("grpc.dns_min_time_between_resolutions_ms", round(self.most_backoff_s * 1e3)),
-            # A channel's connections are its own, so that a new channel does not take over those of one that is dead.
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
-
-
-def _stub(channel: grpc.aio.Channel) -> Any:
-    return tier_pb2_grpc.TierStub(channel)  # type: ignore[no-untyped-call]
-
-
-def _open_stream(channel: grpc.aio.Channel, *, wait_for_ready: bool) -> Any:
-    """A call whose messages are bytes as they travel, so that their sizes are known for nothing."""
-    return channel.stream_stream(f"/{SERVICE}/Stream")(wait_for_ready=wait_for_ready)
 
 
 class TierStream:
@@ -92,10 +50,12 @@ class TierStream:
         options: StreamOptions | None = None,
         *,
         count_bytes: CountBytes = lambda _direction, _count: None,
+        refused: Refused = lambda _reason, _text: None,
     ) -> None:
         self.target = target
         self._count_bytes = count_bytes
         self._options = options or StreamOptions()
+        self._connection = Connection(target, self._options, refused)
         self._pending = Pending()
         self._connected = asyncio.Event()
         self._credits = 0
@@ -103,7 +63,7 @@ class TierStream:
         self._narrowed_by: DegradedReason = "overloaded"
         self._message_bytes = self._options.message_bytes  # or what the tier takes, if that is less
         self._closed = False
-        self._channel: grpc.aio.Channel | None = None
+        self._told = asyncio.Event()  # the stream is open, closed, or refused by the tier
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -123,7 +83,10 @@ class TierStream:
 
     def start(self) -> None:
         """Open the channel and keep a stream on it until close()."""
-        self._channel = grpc.aio.insecure_channel(self.target, self._options.channel_arguments())
+        self._connection.open()
+        self._keep()
+
+    def _keep(self) -> None:
         self._task = asyncio.create_task(self._keep_open(), name=f"stream to {self.target}")
 
     async def renew(self) -> None:
@@ -131,41 +94,40 @@ class TierStream:
 
         One that a link has swallowed would else be found out by keepalive only, or wait for TCP's backoff.
         """
-        if self._closed or self._task is None or self._channel is None:
+        if self._closed or self._task is None:
             return
-        dead, channel = self._task, self._channel
+        dead = self._task
         dead.cancel()
         await asyncio.wait([dead])
-        self.start()
-        await channel.close()
+        channel = self._connection.open()
+        self._keep()
+        if channel is not None:
+            await channel.close()
 
     async def wait_serving(self) -> None:
         """Return once the stream is open and the tier's health, which it is asked to tell, is SERVING."""
         while True:
             await self._connected.wait()
-            try:
-                async for answer in self._watch_health():
-                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        return
-            except grpc.aio.AioRpcError as exc:
-                if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
-                    return  # it tells nobody
+            if await self._connection.wait_serving():
+                return
             await asyncio.sleep(self._options.first_backoff_s)
 
-    def _watch_health(self) -> Any:
-        stub = health_pb2_grpc.HealthStub(self._channel)
-        return stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), wait_for_ready=True)
-
     async def wait_connected(self, timeout_s: float) -> None:
-        """Return once the stream is open. Raises TierUnavailable after timeout_s, or once this side has closed it."""
+        """Return once the stream is open.
+
+        Raises TierUnavailable after timeout_s, once this side has closed it, or where the tier does not let it in.
+        """
         try:
-            await asyncio.wait_for(self._connected.wait(), timeout_s)
+            await asyncio.wait_for(self._told.wait(), timeout_s)
         except TimeoutError:
+            why = f": {self._connection.why_down}" if self._connection.why_down else ""
             raise TierUnavailable(
-                "unreachable", f"{self.target} does not answer within {timeout_s:.3g} s"
+                "unreachable", f"{self.target} does not answer within {timeout_s:.3g} s{why}"
             ) from None
         if self._closed:
             raise TierUnavailable("unreachable", f"the stream to {self.target} is closed")
+        if not self._connected.is_set():
+            raise TierUnavailable("unreachable", f"{self.target}: {self._connection.why_down}")
 
     async def wait_room(self, timeout_s: float) -> None:
         """Return once the stream is open and another sample may go up. Raises TierUnavailable after timeout_s."""
@@ -183,18 +145,12 @@ class TierStream:
 
     async def describe(self, timeout_s: float = 5.0) -> pb.DescribeResponse:
         """What the tier holds. Raises TierUnavailable."""
-        if self._channel is None or self._closed:
+        if self._task is None or self._closed:
             raise TierUnavailable("unreachable", f"the stream to {self.target} is not open")
-        try:
-            response: pb.DescribeResponse = await _stub(self._channel).Describe(
-                pb.DescribeRequest(), timeout=timeout_s, wait_for_ready=True
-            )
-        except grpc.aio.AioRpcError as exc:
-            text = f"{self.target}: {exc.code().name}"
-            if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                text = f"{self.target} does not answer within {timeout_s:g} s"
-            raise TierUnavailable("unreachable", text) from exc
-        return response
+        until = time.monotonic() + timeout_s
+        if self._connection.is_secured:  # where a try to connect fails, its channel is given up
+            await self.wait_connected(timeout_s)
+        return await self._connection.describe(until - time.monotonic())
 
     async def ask(self, sample: Sample, deadline: float, early: HearEarly | None = None) -> Reply:
         """The tier's answer, waited for until `deadline`, a time of time.monotonic(). Raises what begin() lets hear."""
@@ -261,19 +217,19 @@ class TierStream:
             await asyncio.wait([self._task])
         self._closed = True
         self._connected.set()  # whoever waits for a connection waits in vain
-        if self._channel is not None:
-            await self._channel.close()
+        self._told.set()
+        await self._connection.close()
 
     async def _keep_open(self) -> None:
         backoff_s = self._options.first_backoff_s
         while True:
             reason: DegradedReason = "unreachable"
-            text = "given up"
+            text, error = "given up", None
             try:
                 await self._converse()
                 text = "the tier ended the stream"
             except grpc.aio.AioRpcError as exc:
-                text = f"{exc.code().name}: {exc.details()}"
+                text, error = f"{exc.code().name}: {exc.details()}", exc
                 if exc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:  # a message over its limit
                     reason = "overloaded"
             except InvalidInput as exc:
@@ -285,10 +241,13 @@ class TierStream:
                 if self.is_connected:
                     backoff_s = self._options.first_backoff_s
                 self._connected.clear()
+                self._told.clear()
                 self._pending.fail_all(reason, f"{self.target}: {text}")
-            logger.info("stream to %s is down (%s)", self.target, text)
+            if self._connection.went_down(text, error):
+                self._told.set()
             await asyncio.sleep(backoff_s * random.uniform(0.8, 1.0))  # noqa: S311
             backoff_s = min(2 * backoff_s, self._options.most_backoff_s)
+            await self._connection.reopen()
 
     async def _converse(self) -> None:
         while await self._converse_once():
@@ -305,7 +264,7 @@ class TierStream:
     async def _converse_once(self) -> bool:
         """Serve one stream to its end; whether to go on with another at once."""
         # With one at hand until now there are samples that wait: rather fail them than wait for the tier.
-        call = _open_stream(self._channel, wait_for_ready=not self._connected.is_set())
+        call = self._connection.stream(waits=not self._connected.is_set())
         data = await call.read()
         if not isinstance(data, bytes):
             return False  # ended before it began
@@ -316,6 +275,8 @@ class TierStream:
         self._message_bytes = min(own_bytes, first.message_bytes or own_bytes)
         await self._widen(call)
         self._connected.set()
+        self._told.set()
+        self._connection.why_down = ""
         logger.info("stream to %s is open, %d credits", self.target, self._credits)
         exchange = Exchange(
             call,

@@ -9,15 +9,17 @@ from functools import partial
 from importlib.metadata import version
 
 from offramp.bundle import Manifest, load_bundle
-from offramp.errors import InvalidSettings
-from offramp.rpc import StreamOptions, Tier
+from offramp.errors import InvalidInput, InvalidSettings
+from offramp.rpc import StreamOptions, Tier, Tls
+from offramp.serving.access import SecurePort
+from offramp.serving.access.certificates import files_in
 from offramp.serving.batching import Batcher
 from offramp.serving.brownout import Brownout
 from offramp.serving.engine import Engine
 from offramp.serving.held import Held, Plan
 from offramp.serving.runner import StageRunner
 from offramp.serving.server import TierServer, TierServicer
-from offramp.serving.settings import TierSettings
+from offramp.serving.settings import TierSettings, TlsSettings
 from offramp.serving.tier_profile import REFERENCE, TierProfile, read_tier_profile
 from offramp.serving.uplink import NoUplink, StreamUplink, Uplink
 from offramp.serving.work import run_stage
@@ -39,11 +41,13 @@ class Parts:
     profile: TierProfile
     listen: str = ""  # where it listens, once started
     metrics: str = ""
+    health: str = ""  # the plaintext port for probes; "" where `listen` is one already
     _exposition: Exposition | None = None
 
     async def start(self) -> None:
         """Serve metrics and samples. Raises InvalidSettings where an address cannot be listened on."""
         self.listen = self.server.bind(self.settings.listen)
+        self.health = self.server.bind_health()
         self._exposition = Exposition(self.settings.metrics, self.engine.metrics.registry)
         self.metrics = self._exposition.address
         self.engine.held.batcher.start()
@@ -140,7 +144,7 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
     servicer = TierServicer(
         engine, settings.limits, version=version("offramp"), batch=settings.inference.batch
     )
-    server = TierServer(servicer, settings.limits)
+    server = TierServer(servicer, settings.limits, _secure_port(settings, metrics))
     return Parts(settings, engine, uplink, server, profile)
 
 
@@ -156,6 +160,21 @@ def _padding_bytes(sample_bytes: int) -> int:
     return min(sample_bytes, _MOST_PADDING_BYTES) if sample_bytes > _FIRST_WINDOW_BYTES else 0
 
 
+def _secure_port(settings: TierSettings, metrics: TierMetrics) -> SecurePort | None:
+    if not settings.tls.folder:
+        return None
+    return SecurePort(settings.tls, metrics, handshake_s=settings.limits.handshake_s)
+
+
+def _uplink_tls(settings: TlsSettings, name: str) -> Tls | None:
+    if not settings.folder:
+        return None
+    try:
+        return Tls(*files_in(settings.folder), name=name)
+    except InvalidInput as exc:
+        raise InvalidSettings("tls", str(exc)) from exc
+
+
 def _uplink(settings: TierSettings, metrics: TierMetrics, sample_bytes: int) -> Uplink:
     if settings.uplink is None or settings.answers == "local-only":
         return NoUplink()
@@ -165,5 +184,6 @@ def _uplink(settings: TierSettings, metrics: TierMetrics, sample_bytes: int) -> 
         keepalive_s=settings.uplink.keepalive_s,
         keepalive_timeout_s=settings.uplink.keepalive_timeout_s,
         padding_bytes=_padding_bytes(sample_bytes),
+        tls=_uplink_tls(settings.tls, settings.uplink.name),
     )
     return StreamUplink(settings.uplink, options, metrics)

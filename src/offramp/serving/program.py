@@ -54,7 +54,7 @@ def run_tier(tier_name: str, model: type[TierSettings], argv: Sequence[str] | No
             flags=vars(arguments),
         )
         if arguments.health:
-            return _ask_health(settings.listen)
+            return _ask_health(settings.tls.health if settings.tls.folder else settings.listen)
         return asyncio.run(_serve(tier_name, settings, check_only=arguments.check_config))
     except InvalidInput as exc:
         print(f"{program}: {exc}", file=sys.stderr)  # noqa: T201
@@ -101,7 +101,8 @@ async def _serve(tier_name: str, settings: TierSettings, *, check_only: bool) ->
         raise
     gc.collect()
     gc.freeze()  # modules, bundle and sessions stay: no collection need look at them again
-    sys.stdout.write(f"ready {tier_name} listen={parts.listen} metrics={parts.metrics}\n")
+    health = f" health={parts.health}" if parts.health else ""
+    sys.stdout.write(f"ready {tier_name} listen={parts.listen} metrics={parts.metrics}{health}\n")
     sys.stdout.flush()
     logger.info("ready: %s", parts.summary())
     await stopped.wait()

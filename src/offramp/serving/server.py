@@ -14,10 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from offramp.errors import InvalidInput, InvalidSettings
+from offramp.rpc.connection import SERVICE
 from offramp.rpc.status import code_of
-from offramp.rpc.stream import SERVICE
 from offramp.rpc.traceparent import traceparent_bytes
 from offramp.rpc.v1 import tier_pb2 as pb
+from offramp.serving.access import SecurePort
 from offramp.serving.conversation import Conversation
 from offramp.serving.engine import Engine
 from offramp.serving.settings import Limits
@@ -133,9 +134,12 @@ def _handlers(servicer: TierServicer) -> grpc.GenericRpcHandler:
 class TierServer:
     """The gRPC server. Start it, then stop() it: nothing that was accepted goes without an answer."""
 
-    def __init__(self, servicer: TierServicer, limits: Limits) -> None:
-        self._servicer = servicer
+    def __init__(
+        self, servicer: TierServicer, limits: Limits, secure: SecurePort | None = None
+    ) -> None:
+        self._servicer, self._secure = servicer, secure
         self._server = grpc.aio.server(
+            interceptors=() if secure is None else (secure.gate,),
             options=[
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_send_message_length", limits.message_bytes),
@@ -143,7 +147,8 @@ class TierServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
-            ]
+                ("grpc.server_handshake_timeout_ms", round(limits.handshake_s * 1e3)),
+            ],
         )
         self._server.add_generic_rpc_handlers((_handlers(servicer),))
         self._health = health.aio.HealthServicer()
@@ -154,14 +159,26 @@ class TierServer:
     def bind(self, address: str) -> str:
         """The address (HOST:PORT) that it will listen on. Raises InvalidSettings where it cannot."""
         try:
-            port = self._server.add_insecure_port(address)
+            if self._secure is not None:
+                port = self._secure.bind(self._server, address)
+            else:
+                port = self._server.add_insecure_port(address)
         except RuntimeError as exc:
             raise InvalidSettings("listen", f"cannot listen on {address}") from exc
         return f"{address.rpartition(':')[0]}:{port}"
 
+    def bind_health(self) -> str:
+        """Where probes will be told the health, without TLS; "" where `bind` gave a port that tells it.
+
+        Raises InvalidSettings where it cannot listen there.
+        """
+        return "" if self._secure is None else self._secure.bind_health(self._health)
+
     async def start(self) -> None:
         """Listen, and say SERVING."""
         await self._server.start()
+        if self._secure is not None:
+            await self._secure.start()
         await self._say(health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, drain_s: float) -> None:
@@ -175,6 +192,8 @@ class TierServer:
         await self._server.stop(_LAST_WORDS_S)
         idle.cancel()
         await stopping
+        if self._secure is not None:
+            await self._secure.close()
 
     async def _say(self, status: Any) -> None:
         await asyncio.gather(*(self._health.set(name, status) for name in ("", SERVICE)))

@@ -46,6 +46,9 @@ class UplinkSettings(BaseModel):
 
     model_config = _STRICT
     address: Addresses  # of several with commas between; of all that a name stands for
+    name: str = (
+        ""  # with TLS, what the next tier's certificate must say; empty: the host of its address
+    )
     reserve_s: Annotated[float, Field(ge=0)] = 0.01
     keepalive_s: Annotated[float, Field(ge=5)] = 10.0  # a tier cuts who pings more often
     keepalive_timeout_s: Seconds = 5.0
@@ -56,12 +59,13 @@ class UplinkSettings(BaseModel):
 
 
 class Limits(BaseModel):
-    """What this tier takes."""
+    """What this tier takes. handshake_s: how long a new connection may take to say what it is."""
 
     model_config = _STRICT
     message_bytes: Annotated[int, Field(ge=2048, le=2**30)] = 4 * 2**20
     in_flight: Annotated[int, Field(ge=1)] = 256
     default_time_left_s: Seconds = 5.0  # of a sample that names no time
+    handshake_s: Annotated[float, Field(ge=0.1, le=3_600)] = 30.0
 
 
 class BrownoutSettings(BaseModel):
@@ -107,6 +111,19 @@ class Inference(BaseModel):
         return self
 
 
+class TlsSettings(BaseModel):
+    """Who this tier is and who may call it: a folder, which turns TLS on, at the port and at the uplink.
+
+    folder holds ca.crt, tls.crt, tls.key and, unless `callers` names another file, callers; health: where probes are
+    told, without TLS, whether the tier serves. See offramp.serving.access.
+    """
+
+    model_config = _STRICT
+    folder: str = ""
+    callers: str = ""
+    health: Address = "127.0.0.1:7110"
+
+
 class TierSettings(BaseModel):
     """What every tier is told.
 
@@ -123,6 +140,7 @@ class TierSettings(BaseModel):
     plan: PlanSettings
     uplink: UplinkSettings | None = None
     limits: Limits = Limits()
+    tls: TlsSettings = TlsSettings()
     inference: Inference = Inference()
     brownout: BrownoutSettings = BrownoutSettings()
     tier_profile: str = (

@@ -7,13 +7,14 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from offramp.errors import OfframpError, TierUnavailable
 from offramp.rpc import Reply, Sample, StreamOptions, TierStream
 from offramp.rpc.exchange import Direction
 from offramp.rpc.pending import Hear
+from offramp.serving.access import Refusals
 from offramp.serving.replica import GiveUp, Replica
 from offramp.serving.settings import UplinkSettings
 from offramp.telemetry import TierMetrics
@@ -141,6 +142,7 @@ class StreamUplink:
         metrics: TierMetrics,
     ) -> None:
         self._settings, self._options, self._metrics = settings, options, metrics
+        self._refusals = Refusals(metrics, "upstream")
         self._targets = settings.address.split(",")
         self._replicas: dict[str, Replica] = {}
         self._turn = itertools.count()
@@ -166,8 +168,13 @@ class StreamUplink:
     async def _follow(self) -> None:
         while True:
             found = await addresses_of(self._targets)
-            for address in found - set(self._replicas):
-                stream = TierStream(address, self._options, count_bytes=self._count_bytes)
+            for address in found.keys() - self._replicas.keys():
+                stream = TierStream(
+                    address,
+                    self._options.of_host(found[address]),
+                    count_bytes=self._count_bytes,
+                    refused=self._refusals.add,
+                )
                 self._replicas[address] = Replica(stream, self._settings, self._metrics)
                 self._replicas[address].start()
             # One that is still connected may be answering its last samples; it ends the stream itself.
@@ -211,13 +218,17 @@ class StreamUplink:
         await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
 
 
-async def addresses_of(targets: Iterable[str]) -> set[str]:
-    """IP:PORT of every address that the hosts of HOST:PORT have now; one that has none by now is left out.
+async def addresses_of(targets: Sequence[str]) -> dict[str, str]:
+    """IP:PORT of every address that the hosts of HOST:PORT have now, and the host; one without any is left out.
 
     Where a host has addresses of both kinds, those of IPv4: `localhost` is one replica, not two.
     """
     found = await asyncio.gather(*map(_addresses, targets))
-    return set(itertools.chain.from_iterable(found))
+    return {
+        address: target.rpartition(":")[0].strip("[]")
+        for target, addresses in zip(targets, found, strict=True)
+        for address in addresses
+    }
 
 
 async def _addresses(target: str) -> set[str]:

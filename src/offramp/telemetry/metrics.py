@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 from offramp.errors import DegradedReason
+from offramp.rpc.tls import Refusal
 from offramp.telemetry.instruments import Count, Instruments, Spread
 
 Outcome = Literal[
@@ -100,6 +101,14 @@ class TierMetrics:
         self._breaker = self._gauge(
             "breaker_state", "1 for the state that the breaker is in.", "upstream", "state"
         )
+        refusals = "Calls and connections refused for who the caller is, by reason."
+        self._refusals = {
+            (side, why): self._count("refusals", refusals, side=side, reason=why)
+            for side, why in itertools.product(get_args(Side), get_args(Refusal))
+        }
+        self._certificate_end = self._gauge(
+            "certificate_end_time_seconds", "When the tier's own certificate ends, since 1970."
+        )
         self._build = self._gauge("build_info", "What runs.", "version", "python")
         self._bundle = self._gauge("bundle_info", "The bundle in use.", "name", "network", "policy")
         self._profile = self._gauge(
@@ -162,6 +171,14 @@ class TierMetrics:
         """That replica has gone."""
         for one in get_args(BreakerState):
             self._breaker.remove(self._tier, upstream, one)
+
+    def count_refusal(self, side: Side, reason: Refusal) -> None:
+        """One more: of a caller by this tier, or of this tier and the next one by each other."""
+        self._refusals[side, reason].add()
+
+    def show_certificate(self, ends: float) -> None:
+        """The tier's own certificate ends then, in seconds since 1970."""
+        self._certificate_end.labels(self._tier).set(ends)
 
     def count_bytes(self, side: Side, direction: Direction, count: int) -> None:
         """One more message, of that many bytes, to or from the tier or caller on that side."""
