@@ -71,7 +71,7 @@ class Limits(BaseModel):
     streams_per_peer: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1_024
     streams_hz: Annotated[float, Field(gt=0)] = 100.0
     idle_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
-    handshake_s: Annotated[float, Field(ge=0.1, le=3_600)] = 10.0
+    handshake_s: Annotated[float, Field(ge=0.1, le=3_600)] = 30.0
 
 
 class Inference(BaseModel):
