@@ -37,6 +37,11 @@ DEVICES = (1, 16, 256)
 IN_FLIGHT = (10, 100, 1_000, 10_000)
 IDLE = (0, 256, 1_024)
 LIMIT = 20_000  # samples in flight that the tier takes: above every load here
+LIMITS = {  # all devices come from one host, and at once
+    "limits__in_flight": LIMIT,
+    "limits__streams_per_peer": 2_048,
+    "limits__streams_hz": 10_000,
+}
 _ALL_IN_FLIGHT = 256  # of the closed loop over several devices
 _SHARE = 0.25  # of what 256 devices with one in flight each come to, offered as the total rate
 _DEADLINE_S, _WARM_S, _IDLE_S = 60.0, 1.0, 2.0
@@ -84,7 +89,7 @@ def _one(run: Run, server: TierProcess, devices: int, load: Load) -> dict[str, A
 
 def rate_hz(run: Run, core: int, seconds: float) -> float:
     """The total rate to offer, in whole hundreds a second."""
-    with tier("device", network.tiny(), core, limits__in_flight=LIMIT) as server:
+    with tier("device", network.tiny(), core, **LIMITS) as server:
         found = _one(run, server, DEVICES[-1], _closed(1, seconds))
     return max(100.0, round(_SHARE * float(found["a_second"]), -2))
 
@@ -106,7 +111,7 @@ def one_round(run: Run, core: int, seconds: float, total_hz: float, number: int)
         cases.append(("devices_closed", devices, devices, _closed(each, seconds)))
     cases += [("in_flight", count, 1, _closed(count, seconds)) for count in IN_FLIGHT]
     found: dict[str, Any] = {"devices": {}, "devices_closed": {}, "in_flight": {}}
-    with tier("device", network.tiny(), core, limits__in_flight=LIMIT) as server:
+    with tier("device", network.tiny(), core, **LIMITS) as server:
         _one(run, server, 1, _closed(_ALL_IN_FLIGHT, seconds))  # warm-up
         for kind, size, devices, load in cases if number % 2 == 0 else reversed(cases):
             found[kind][str(size)] = _one(run, server, devices, load)
@@ -132,7 +137,7 @@ def idle_memory(address: str, form: Form, meter: Meter) -> list[float]:
 
 
 def _idle(run: Run, core: int) -> dict[str, float]:
-    with tier("device", network.tiny(), core, limits__in_flight=LIMIT) as server:
+    with tier("device", network.tiny(), core, **LIMITS) as server:
         found = run(idle_memory, server.address, network.numbers(), server.meter)
     return {str(devices): value for devices, value in zip(IDLE, found, strict=True)}
 

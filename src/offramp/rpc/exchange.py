@@ -30,6 +30,7 @@ from offramp.rpc.v1 import tier_pb2 as pb
 
 Direction = Literal["up", "down"]
 CountBytes = Callable[[Direction, int], None]
+_SIGNS = 3  # of life in the time after which a tier gives up a silent stream
 _LAST_WORDS_S = 1.0  # from a failed write to the status of the stream, which says why
 
 
@@ -49,6 +50,7 @@ class Exchange:
         self._call, self._pending = call, pending
         self._message_bytes, self._count_bytes = message_bytes, count_bytes
         self._told, self._said = NamesTold(), NamesSaid()
+        self._messages = 0  # sent so far
 
     async def run(self, first: bytes) -> bool:
         """Return once the stream has ended: whether by this side, whose names are used up, to go on with another.
@@ -57,15 +59,18 @@ class Exchange:
 
         Raises AioRpcError, or InvalidInput for nonsense from the tier.
         """
-        self._take(first)
+        idle_s = self._take(first).idle_ms / 1e3
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
+        staying = asyncio.create_task(self._stay(idle_s / _SIGNS)) if idle_s else None
         try:
             await asyncio.wait([reader, writer], return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait([reader], timeout=_LAST_WORDS_S)
         finally:
             reader.cancel()
             writer.cancel()
+            if staying is not None:
+                staying.cancel()
             self._call.cancel()
             # Unlike suppressing CancelledError around each, this lets a cancellation of our own through.
             ends = await asyncio.gather(reader, writer, return_exceptions=True)
@@ -78,9 +83,19 @@ class Exchange:
         while isinstance(data := await self._call.read(), bytes):
             self._take(data)
 
+    async def _stay(self, every_s: float) -> None:
+        """Let the tier hear of this side now and then, so that it does not end the stream."""
+        while True:
+            before = self._messages
+            await asyncio.sleep(every_s)
+            if self._messages == before:
+                self._pending.nudge()
+
     async def _write(self) -> None:
         while not self._said.is_full:
             asked, forgotten = await self._pending.take()
+            if not (asked or forgotten):
+                await self._send(b"")  # an empty request: still here
             for data, parts in in_messages(self._parts(asked), _request_of, self._message_bytes):
                 await self._send(data, [part.asked for part in parts])
             cancels = (_cancel(id_to_proto(one, self._said)) for one in forgotten)
@@ -105,11 +120,12 @@ class Exchange:
     async def _send(self, data: bytes, asked: Sequence[Asked] = ()) -> None:
         size = len(data) + GRPC_PREFIX_BYTES
         self._count_bytes("up", size)
+        self._messages += 1
         for one in asked:  # before the write, for a reply may be there before it returns
             one.bytes_up = size / len(asked)
         await self._call.write(data)
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes) -> pb.Response:
         size = len(data) + GRPC_PREFIX_BYTES
         self._count_bytes("down", size)
         response = response_from(data)
@@ -121,6 +137,7 @@ class Exchange:
                 self._pending.settle(sample_id, outcome, share)
             elif isinstance(outcome, Answer):
                 self._pending.tell(sample_id, outcome, share)
+        return response
 
     def _outcome(self, result: pb.Result) -> Answer | OfframpError:
         if result.WhichOneof("outcome") != "answer":

@@ -73,6 +73,7 @@ class Pending:
         self._forgotten: list[SampleId] = []
         self._wake = asyncio.Event()
         self._gone = asyncio.Event()  # one sample less
+        self._nudged = False
 
     def __len__(self) -> int:
         return len(self._asked)
@@ -120,13 +121,22 @@ class Pending:
         return True
 
     async def take(self) -> tuple[list[Asked], list[SampleId]]:
-        """The unsent and the forgotten, once there are any; the unsent count as under way from now."""
-        while not (self._unsent or self._forgotten):
+        """The unsent and the forgotten, once there are any; the unsent count as under way from now.
+
+        Both are empty where somebody nudged.
+        """
+        while not (self._unsent or self._forgotten or self._nudged):
             self._wake.clear()
             await self._wake.wait()
+        self._nudged = False
         unsent, self._unsent = list(self._unsent.values()), {}
         forgotten, self._forgotten = self._forgotten, []
         return unsent, forgotten
+
+    def nudge(self) -> None:
+        """Let take() return, though there be nothing."""
+        self._nudged = True
+        self._wake.set()
 
     def put_back(self, unsent: Iterable[Asked]) -> None:
         """Let those that were taken and not sent wait for another stream, before the ones asked for since."""

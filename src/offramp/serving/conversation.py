@@ -51,11 +51,22 @@ class Conversation:
         self._ready = asyncio.Event()  # a result, or the end
         self._room = asyncio.Event()  # results were sent, so that more samples may be read
         self._ending = False
+        self._heard = time.monotonic()  # when its caller last said something
+        self._writing_since: float | None = None
 
     def end_when_answered(self) -> None:
         """Refuse new samples and let run() return as soon as what was accepted is answered."""
         self._ending = True
         self._ready.set()
+
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing is under way, and its caller has said nothing whole for too long."""
+        return not self._under_way and now - self._heard > self._limits.idle_s
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether its caller has not taken a result for too long."""
+        since = self._writing_since
+        return since is not None and now - since > self._limits.idle_s
 
     async def run(self, read: Read, write: Any) -> None:
         """Serve a stream until its caller ends it, or until end_when_answered() and everything is answered.
@@ -65,7 +76,9 @@ class Conversation:
         reader = asyncio.create_task(self._read(read))
         try:
             first = pb.Response(
-                credits=self._engine.most_in_flight, message_bytes=self._limits.message_bytes
+                credits=self._engine.most_in_flight,
+                message_bytes=self._limits.message_bytes,
+                idle_ms=round(self._limits.idle_s * 1e3),
             )
             await self._write(write, first.SerializeToString())
             while self._under_way or not self._ending:
@@ -113,7 +126,7 @@ class Conversation:
 
     def _take(self, request: pb.Request) -> None:
         self._told.learn(request.names)
-        now = time.monotonic()
+        now = self._heard = time.monotonic()
         for message in request.samples:
             try:
                 self._accept(message, now)
@@ -182,7 +195,9 @@ class Conversation:
 
     async def _write(self, write: Any, data: bytes) -> None:
         self._count("down", len(data))
+        self._writing_since = time.monotonic()
         await write(data)
+        self._writing_since = None
 
     def _count(self, direction: Direction, size: int) -> None:
         self._engine.metrics.count_bytes("downstream", direction, size + GRPC_PREFIX_BYTES)

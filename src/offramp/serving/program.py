@@ -83,9 +83,11 @@ async def _serve(tier_name: str, settings: TierSettings, *, check_only: bool) ->
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from offramp.rpc import Tier
     from offramp.serving.composition import compose
+    from offramp.serving.files import allow_files
     from offramp.telemetry import configure_logging
 
     configure_logging(tier_name, settings.log_level)
+    allow_files(settings.limits.connections)
     parts = compose(Tier[tier_name.upper()], settings)
     if check_only:
         sys.stdout.write(parts.summary() + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,18 +14,23 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from offramp.errors import InvalidInput, InvalidSettings
+from offramp.errors import InvalidInput, InvalidSettings, TierUnavailable
 from offramp.rpc.connection import SERVICE
-from offramp.rpc.status import code_of
+from offramp.rpc.status import code_of, status_of
 from offramp.rpc.traceparent import traceparent_bytes
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.access import SecurePort
 from offramp.serving.conversation import Conversation
 from offramp.serving.engine import Engine
+from offramp.serving.files import connections_within
+from offramp.serving.peers import Peers, peer_of
 from offramp.serving.settings import Limits
 
 logger = logging.getLogger(__name__)
+_PONG_MS = 20_000  # for the answer to a ping
 _LAST_WORDS_S = 0.2  # for the status of a call that has just been answered to leave this machine
+_LOOKS = 4  # at every stream in the time after which one is ended, rarer than every 15 s not
+_LOOKS_EVERY_S = 15.0
 
 
 class TierServicer:
@@ -33,7 +39,8 @@ class TierServicer:
     def __init__(self, engine: Engine, limits: Limits, *, version: str, batch: int) -> None:
         self._engine, self._limits = engine, limits
         self._version, self._batch = version, batch
-        self._conversations: set[Conversation] = set()
+        self._conversations: dict[Conversation, asyncio.Task[Any] | None] = {}
+        self._peers = Peers(limits, engine.metrics)
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -49,17 +56,36 @@ class TierServicer:
         """Return once no stream and no unary call is being served."""
         await self._idle.wait()
 
+    async def end_idle(self) -> None:
+        """End streams whose callers say nothing or take nothing, until cancelled."""
+        while True:
+            await asyncio.sleep(min(self._limits.idle_s / _LOOKS, _LOOKS_EVERY_S))
+            now = time.monotonic()
+            for conversation, task in list(self._conversations.items()):
+                if task is None:
+                    continue  # a unary call: its samples have deadlines
+                if conversation.is_stalled(now):
+                    self._engine.metrics.count_limit("stalled")
+                    task.cancel()
+                elif conversation.is_idle(now):
+                    self._engine.metrics.count_limit("idle")
+                    conversation.end_when_answered()
+
     @contextlib.contextmanager
-    def _conversation(self, *, is_stream: bool) -> Iterator[Conversation]:
+    def _conversation(self, context: Any, *, is_stream: bool) -> Iterator[Conversation]:
+        """One for a call that this tier has room for. Raises TierUnavailable where it has none."""
+        peer = peer_of(context)
+        self._peers.enter(peer, is_stream=is_stream)
         conversation = Conversation(self._engine, self._limits, is_stream=is_stream)
-        self._conversations.add(conversation)
+        self._conversations[conversation] = asyncio.current_task() if is_stream else None
         self._idle.clear()
         if self._draining:  # the call was accepted just before
             conversation.end_when_answered()
         try:
             yield conversation
         finally:
-            self._conversations.remove(conversation)
+            del self._conversations[conversation]
+            self._peers.leave(peer)
             if not self._conversations:
                 self._idle.set()
 
@@ -68,10 +94,10 @@ class TierServicer:
     ) -> None:
         """Serve a caller until it leaves."""
         try:
-            with self._conversation(is_stream=True) as conversation:
+            with self._conversation(context, is_stream=True) as conversation:
                 await conversation.run(context.read, context.write)
-        except InvalidInput as exc:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
+        except (InvalidInput, TierUnavailable) as exc:
+            await context.abort(code_of(status_of(exc)), str(exc))
 
     async def Infer(self, request: pb.Request, context: Any) -> pb.Response:  # noqa: N802
         """Answer one request; a single sample's status becomes the call's, and the call's trace that of its samples."""
@@ -80,10 +106,10 @@ class TierServicer:
         for sample in request.samples:
             sample.traceparent = sample.traceparent or traceparent
         try:
-            with self._conversation(is_stream=False) as conversation:
+            with self._conversation(context, is_stream=False) as conversation:
                 response = await conversation.answer_once(request, context.time_remaining())
-        except InvalidInput as exc:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
+        except (InvalidInput, TierUnavailable) as exc:
+            await context.abort(code_of(status_of(exc)), str(exc))
         if len(response.results) == 1 and response.results[0].HasField("status"):
             status = response.results[0].status
             text = f"{status.field}: {status.message}" if status.field else status.message
@@ -138,6 +164,8 @@ class TierServer:
         self, servicer: TierServicer, limits: Limits, secure: SecurePort | None = None
     ) -> None:
         self._servicer, self._secure = servicer, secure
+        self._ending_idle: asyncio.Task[None] | None = None
+        idle_ms = round(limits.idle_s * 1e3)
         self._server = grpc.aio.server(
             interceptors=() if secure is None else (secure.gate,),
             options=[
@@ -147,7 +175,13 @@ class TierServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.max_allowed_incoming_connections", connections_within(limits.connections)),
                 ("grpc.server_handshake_timeout_ms", round(limits.handshake_s * 1e3)),
+                ("grpc.max_concurrent_streams", limits.streams_per_peer),  # of a connection
+                ("grpc.max_connection_idle_ms", idle_ms),
+                # A peer that has gone without a word, and would keep its streams for ever.
+                ("grpc.keepalive_time_ms", idle_ms),
+                ("grpc.keepalive_timeout_ms", _PONG_MS),
             ],
         )
         self._server.add_generic_rpc_handlers((_handlers(servicer),))
@@ -179,11 +213,14 @@ class TierServer:
         await self._server.start()
         if self._secure is not None:
             await self._secure.start()
+        self._ending_idle = asyncio.create_task(self._servicer.end_idle(), name="idle streams")
         await self._say(health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, drain_s: float) -> None:
         """Say NOT_SERVING, refuse what is new, and end once everything accepted is answered or drain_s is over."""
         await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._ending_idle is not None:
+            self._ending_idle.cancel()
         self._servicer.drain()
         stopping = asyncio.create_task(self._server.stop(drain_s))
         idle = asyncio.create_task(self._servicer.wait_idle())

@@ -59,12 +59,22 @@ class UplinkSettings(BaseModel):
 
 
 class Limits(BaseModel):
-    """What this tier takes. handshake_s: how long a new connection may take to say what it is."""
+    """What this tier takes.
+
+    streams counts unary calls too; streams_per_peer: of one host, or one identity; streams_hz: those that it may open
+    a second. idle_s: a stream on which nothing was said for so long ends, and so does a connection without calls;
+    handshake_s: how long a new connection may take to say what it is.
+    """
 
     model_config = _STRICT
     message_bytes: Annotated[int, Field(ge=2048, le=2**30)] = 4 * 2**20
     in_flight: Annotated[int, Field(ge=1)] = 256
     default_time_left_s: Seconds = 5.0  # of a sample that names no time
+    connections: Annotated[int, Field(ge=1, le=2**20)] = 16_384
+    streams: Annotated[int, Field(ge=1)] = 8_192
+    streams_per_peer: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1_024
+    streams_hz: Annotated[float, Field(gt=0)] = 100.0
+    idle_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
     handshake_s: Annotated[float, Field(ge=0.1, le=3_600)] = 30.0
 
 

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from http.server import ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
 from offramp.errors import InvalidSettings
 
+logger = logging.getLogger(__name__)
+_READERS = 16  # at once, each a thread; more are turned away
+_PATIENCE_S = 5.0  # with one that asks for nothing, or does not take its page
 _POLL_S = 0.1  # how long close() may take; prometheus_client's own server takes 0.5
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
     def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), MetricsHandler.factory(registry))
+        handler: Any = MetricsHandler.factory(registry)
+        handler.timeout = _PATIENCE_S
+        self._room = threading.BoundedSemaphore(_READERS)
+        super().__init__((host, port), handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader that goes away is no news, and a traceback on standard error no log line."""
+        logger.debug("a reader of the metrics failed", exc_info=True)
 
     def server_bind(self) -> None:
         # HTTPServer's own asks the name service who we are, which may take seconds.

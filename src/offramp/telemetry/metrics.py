@@ -28,6 +28,7 @@ Outcome = Literal[
     "failed",
 ]
 BreakerState = Literal["closed", "open", "half_open"]
+LimitName = Literal["streams", "streams_per_peer", "streams_hz", "idle", "stalled"]
 Side = Literal["downstream", "upstream"]
 Direction = Literal["up", "down"]
 
@@ -66,6 +67,10 @@ class TierMetrics:
         self._wire_bytes = {
             (side, direction): self._count("wire_bytes", wire_bytes, side=side, direction=direction)
             for side, direction in itertools.product(get_args(Side), get_args(Direction))
+        }
+        limits = "Calls that a limit refused or ended, by limit."
+        self._limits = {
+            name: self._count("limits", limits, limit=name) for name in get_args(LimitName)
         }
         self.request_seconds = self._seconds("request", "From a sample's arrival to its result.")
         self.hop_seconds = self._seconds(
@@ -150,6 +155,10 @@ class TierMetrics:
         self._exits[exit_index].add()
         if reason is not None:
             self._degraded[reason].add()
+
+    def count_limit(self, limit: LimitName) -> None:
+        """One more call was refused, or a stream ended, by this limit."""
+        self._limits[limit].add()
 
     def observe_batch(self, stage: int, size: int, seconds: float) -> None:
         """One more batch went through a stage."""

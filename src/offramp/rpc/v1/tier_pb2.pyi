@@ -48,16 +48,18 @@ class Request(_message.Message):
     def __init__(self, names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[SampleId, _Mapping]]] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class Response(_message.Message):
-    __slots__ = ("names", "results", "credits", "message_bytes")
+    __slots__ = ("names", "results", "credits", "message_bytes", "idle_ms")
     NAMES_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     CREDITS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IDLE_MS_FIELD_NUMBER: _ClassVar[int]
     names: _containers.RepeatedCompositeFieldContainer[Name]
     results: _containers.RepeatedCompositeFieldContainer[Result]
     credits: int
     message_bytes: int
-    def __init__(self, names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., credits: _Optional[int] = ..., message_bytes: _Optional[int] = ...) -> None: ...
+    idle_ms: int
+    def __init__(self, names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., credits: _Optional[int] = ..., message_bytes: _Optional[int] = ..., idle_ms: _Optional[int] = ...) -> None: ...
 
 class Name(_message.Message):
     __slots__ = ("number", "origin", "network", "policy")
