@@ -56,9 +56,10 @@ up: ## the three tiers and Prometheus under docker compose (PROFILE=lte: over su
 down: ## take them down, whatever was with them
 	docker compose --profile emulation --profile monitoring down --volumes
 
-protos: .venv ## generate src/offramp/rpc/v1 from protos/
+protos: .venv ## generate src/offramp/rpc/v1 and src/offramp/bundle/v1 from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=src --pyi_out=src \
 	  --grpc_python_out=src protos/offramp/rpc/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=src --pyi_out=src protos/offramp/bundle/v1/*.proto
 
 clean: ## remove the environments and caches
 	rm -rf .venv .venv-demo .mypy_cache .ruff_cache .pytest_cache demo.png
