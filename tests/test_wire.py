@@ -197,6 +197,7 @@ PNG = encode_image(picture((4, 4, 1)), "image/png")
     [
         (PNG[:-20], "image/png", "no readable PNG"),
         (PNG[:40], "image/png", "no readable PNG"),
+        (PNG[:33] + PNG[-12:], "image/png", "no readable PNG"),  # header and end only
         (b"", "image/png", "no readable PNG"),
         (b"GIF89a" + PNG, "image/png", "no readable PNG"),
         (PNG, "image/jpeg", "no readable JPEG"),
