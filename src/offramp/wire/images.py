@@ -87,8 +87,8 @@ def decode_image(
         return np.asarray(image.convert(_MODES[channels])).reshape(shape)
     except InvalidInput:
         raise
-    # Pillow's decoders raise SyntaxError, ValueError, EOFError and IndexError beside OSError on broken files, and do not
-    # say so: whatever it is, it is this image's fault, and not that of others in its batch.
+    # Pillow's decoders raise SyntaxError, ValueError, EOFError and IndexError beside OSError on broken files. Whatever
+    # it is, it is this image's fault, and not that of others in its batch.
     except Exception as exc:
         raise InvalidInput(field, f"is no readable {MEDIA_TYPES[media_type]} image") from exc
 
