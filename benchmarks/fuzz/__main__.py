@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import record
 from benchmarks.fuzz.places import FOUND, ROOT
 from benchmarks.fuzz.rows import LEAST_INPUTS, bars, markdown
-from benchmarks.fuzz.target import TARGETS, corpus
+from benchmarks.fuzz.target import TARGETS
 
 NAME, COMMAND = "fuzz", "benchmarks.fuzz"
 _PATIENCE_S = 60.0  # beyond its time, for what a process does before and after
@@ -61,7 +61,6 @@ def fuzzed(name: str, seconds: int, seed: int) -> dict[str, Any]:
         "reached": reached,
         "features": features,
         "corpus": size,
-        "kept": len(corpus(name)),
         "slowest_ms": seen["slowest_ms"],
         "memory_mb": seen["memory_mb"],
         "broke": _broken(said) if code else "",

@@ -24,6 +24,7 @@ from benchmarks.fuzz.places import CORPUS, FOUND
 
 _INSTRUMENTED = ("offramp", "tomllib", "PIL")
 _SETTLED = 1_000  # inputs after which caches are full and memory is what it is
+_FIRST = (1, 100, _SETTLED)  # for a run that never comes so far
 _EVERY_S = 1.0
 MOST_S = 10  # of one input, before it counts as hung
 MOST_MB = 1024
@@ -49,7 +50,7 @@ class _Watch:
         self._inputs += 1
         if ended - began > self._slowest_s:
             self._slowest_s, self._slowest = ended - began, data
-        if self._inputs == _SETTLED:
+        if self._inputs in _FIRST:
             self._first_mb = _resident_mb()
         if ended > self._written + _EVERY_S or self._inputs == _SETTLED:
             self._written = ended

@@ -38,10 +38,10 @@ def markdown(record: dict[str, Any]) -> str:
     intro = (
         f"`{record['command']}`: Atheris (libFuzzer for Python) on what comes from outside, each target in a process "
         f"of its own, {found['seconds']:g} s in all. Reached: edges of offramp's code and of parsers that are Python "
-        "themselves. Kept: the inputs of the corpus in the repository, with those that broke something once."
+        "themselves. Corpus: inputs of this run that reach something which shorter ones do not."
     )
     headings = (
-        *("target", "inputs", "a second", "reached", "features", "corpus of the run", "kept"),
+        *("target", "inputs", "a second", "reached", "features", "corpus"),
         *("slowest, ms", "MB after 1,000", "MB at the end", "broke"),
     )
     rows = [
@@ -52,7 +52,6 @@ def markdown(record: dict[str, Any]) -> str:
             one["reached"],
             one["features"],
             one["corpus"],
-            one["kept"],
             f"{one['slowest_ms']:.1f}",
             f"{one['memory_mb'][0]:.0f}",
             f"{one['memory_mb'][1]:.0f}",

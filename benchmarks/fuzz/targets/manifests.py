@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,9 @@ def seeds() -> list[bytes]:
     codes = coded["network"]["boundaries"][1]["tensors"][0]
     codes["shape"] = [2, *codes["shape"][1:]]
     codes["bits"] = 1
+    coded["network"]["boundaries"][1]["codec"].update(channels=2, bits=1)
+    size_bytes = -(-math.prod(codes["shape"]) // 8)
+    coded["costs"][1]["boundary_bytes"] = size_bytes
     coded["network"]["boundaries"][1]["coding"] = {"counts": [[4095, 1], [2048, 2048]]}
     coded["network"]["stages"][0]["gate"] = "gate_0"
     whole["provenance"] = {}

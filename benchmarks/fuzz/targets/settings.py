@@ -12,7 +12,7 @@ from offramp.errors import InvalidSettings
 from offramp.serving.reading import read_settings
 from offramp.serving.settings import Address, PlanSettings, TierSettings
 
-MESSAGE, BETWEEN, MOST_BYTES = None, b"", 2048
+MESSAGE, BETWEEN, MOST_BYTES = None, b"", 1024
 DICTIONARY = (
     *("[uplink]", "[limits]", "[plan]", "[inference]", "address", "last_stage", "message_bytes"),
     *("bundle", "in_flight", "policy", "provider", "optimisation", "log_level", "true", "= ", '"'),

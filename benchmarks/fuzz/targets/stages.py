@@ -30,7 +30,7 @@ def seeds() -> list[bytes]:
     constant = pb.Node(op_type="Constant", attribute=[pb.Attribute(name="value", t=_tensor())])
     inner = pb.Graph(node=[constant, pb.Node(op_type="Relu", domain="ai.onnx")])
     branches = pb.Attribute(name="branches", graphs=[inner], tensors=[_tensor()])
-    branch = pb.Attribute(name="then_branch", g=pb.Graph(node=[constant], initializer=typed))
+    branch = pb.Attribute(name="then_branch", g=pb.Graph(node=[constant], initializer=typed[:5]))
     sparse = pb.Attribute(name="sparse_value", sparse_tensor=b"\x18\x01", sparse_tensors=[b""])
     nodes = [constant, pb.Node(op_type="If", attribute=[branch, branches])]
     models = [
@@ -39,6 +39,7 @@ def seeds() -> list[bytes]:
         pb.Model(graph=pb.Graph(initializer=[_tensor(data_location=1, segment=b"\x08\x01")])),
         pb.Model(graph=pb.Graph(node=[pb.Node(attribute=[sparse])], sparse_initializer=[b""])),
         pb.Model(graph=pb.Graph(node=[pb.Node(op_type="X", domain="com.microsoft")])),
+        pb.Model(graph=pb.Graph(initializer=typed)),
         pb.Model(graph=pb.Graph(), functions=[b""], training_info=[b""]),
     ]
     return [model.SerializeToString() for model in models]
