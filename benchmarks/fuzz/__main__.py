@@ -63,11 +63,12 @@ def fuzzed(name: str, seconds: int, seed: int) -> dict[str, Any]:
         "corpus": size,
         "slowest_ms": seen["slowest_ms"],
         "memory_mb": seen["memory_mb"],
-        "broke": _broken(said) if code else "",
+        "broke": broken(said) if code else "",
     }
 
 
-def _broken(said: str) -> str:
+def broken(said: str) -> str:
+    """In a line, of what a process said that ended with an error."""
     for pattern in (_RAISED, _ENDED):
         if found := pattern.search(said):
             return found[1].strip()[:200]
