@@ -12,9 +12,11 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from benchmarks.fuzz.rows import LEAST_INPUTS, bars, markdown
 from benchmarks.fuzz.target import TARGETS
 
 NAME, COMMAND = "fuzz", "benchmarks.fuzz"
-_PATIENCE_S = 60.0  # beyond its time, for what a process does before and after
+_PATIENCE_S = 300.0  # beyond its time, for what a process does before and after; an input has MOST_S of the child
+_LAST_WORDS_S = 5.0
 _DONE = re.compile(r"^#\d+\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)/", re.MULTILINE)
 _RAISED = re.compile(r"Uncaught Python exception: ===\n(.*)")
 _ENDED = re.compile(r"ERROR: libFuzzer: (.*)")
@@ -37,19 +40,11 @@ def fuzzed(name: str, seconds: int, seed: int) -> dict[str, Any]:
     (folder / "seen.json").unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.fuzz.child", name, str(seconds), str(seed)]
     environment = os.environ | {"PYTHONHASHSEED": "0"}
-    try:
-        ended = subprocess.run(  # noqa: S603
-            command,
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            timeout=seconds + _PATIENCE_S,
-            check=False,
-        )
-        code, said = ended.returncode, ended.stderr.decode(errors="replace")
-    except subprocess.TimeoutExpired as exc:
-        code, said = 1, f"ERROR: libFuzzer: hung\n{(exc.stderr or b'').decode(errors='replace')}"
-    (folder / "log").write_text(said)
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)  # noqa: S603
+        code = _ended_in(process, seconds + _PATIENCE_S)
+    said = log.read_text(errors="replace")
     if not (folder / "seen.json").exists():
         raise SystemExit(f"{name} did not start:\n{said[-2000:]}")
     seen = json.loads((folder / "seen.json").read_text())
@@ -65,6 +60,17 @@ def fuzzed(name: str, seconds: int, seed: int) -> dict[str, Any]:
         "memory_mb": seen["memory_mb"],
         "broke": broken(said) if code else "",
     }
+
+
+def _ended_in(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """The exit code of a process; one that takes longer says where it is, writes down its input, and is ended."""
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(seconds)
+    for how in (signal.SIGUSR2, signal.SIGABRT, signal.SIGKILL):
+        process.send_signal(how)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_LAST_WORDS_S)
+    return 1
 
 
 def broken(said: str) -> str:

@@ -7,9 +7,11 @@ now.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -82,12 +84,11 @@ def _dictionary(words: tuple[str, ...], file: Path) -> list[str]:
 def main() -> None:
     """Fuzz until the time is over or something breaks; libFuzzer ends the process."""
     name, seconds, seed = sys.argv[1:]
+    faulthandler.register(signal.SIGUSR2)  # says where it is, should it hang
     with atheris.instrument_imports(include=list(_INSTRUMENTED)):
-        from PIL import Image
+        from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401 (or they come later, as they are)
 
         from benchmarks.fuzz.target import target
-
-        Image.init()  # the readers of all formats
 
         one = target(name)
     folder = FOUND / name
