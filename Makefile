@@ -8,7 +8,7 @@ CLOUD_PROFILE ?= $(or $(LINK_FOG_CLOUD),wan-region)
 LINKS = $(if $(PROFILE),--profile $(PROFILE) --cloud-profile $(CLOUD_PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench bench-peers chaos soak up down protos clean .venv .venv-demo
+.PHONY: help demo test lint types format bench bench-peers chaos fuzz soak up down protos clean .venv .venv-demo
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ bench-peers: .venv ## one tier and three beside the servers that people use, eac
 chaos: .venv ## break the compose deployment under load, one row a fault; JSON=file (6 minutes, needs Docker)
 	$(BIN)/python -m benchmarks.chaos $(if $(JSON),--json $(JSON)) $(ARGS)
 
+# One process at a time, so that a run shares the machine; JSON=file for the figures, ARGS="--seconds 900" for a run that is kept.
+fuzz: .venv/fuzz ## what comes from outside, made up by a fuzzer that watches what each input reaches (90 seconds)
+	nice $(BIN)/python -m benchmarks.fuzz $(if $(JSON),--json $(JSON)) $(ARGS)
+
 soak: .venv ## three tiers at 70 % load for half an hour, and their memory
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
@@ -56,9 +60,10 @@ up: ## the three tiers and Prometheus under docker compose (PROFILE=lte: over su
 down: ## take them down, whatever was with them
 	docker compose --profile emulation --profile monitoring down --volumes
 
-protos: .venv ## generate src/offramp/rpc/v1 from protos/
+protos: .venv ## generate src/offramp/rpc/v1 and src/offramp/bundle/v1 from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=src --pyi_out=src \
 	  --grpc_python_out=src protos/offramp/rpc/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=src --pyi_out=src protos/offramp/bundle/v1/*.proto
 
 clean: ## remove the environments and caches
 	rm -rf .venv .venv-demo .mypy_cache .ruff_cache .pytest_cache demo.png
@@ -69,6 +74,10 @@ clean: ## remove the environments and caches
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/$(INSTALL) '.[train,demo,dev]'
+	touch $@
+
+.venv/fuzz: .venv/installed
+	$(BIN)/$(INSTALL) '.[fuzz]'
 	touch $@
 
 .venv-demo/installed: pyproject.toml constraints.txt

@@ -197,6 +197,7 @@ PNG = encode_image(picture((4, 4, 1)), "image/png")
     [
         (PNG[:-20], "image/png", "no readable PNG"),
         (PNG[:40], "image/png", "no readable PNG"),
+        (PNG[:33] + PNG[-12:], "image/png", "no readable PNG"),
         (b"", "image/png", "no readable PNG"),
         (b"GIF89a" + PNG, "image/png", "no readable PNG"),
         (PNG, "image/jpeg", "no readable JPEG"),
@@ -204,7 +205,17 @@ PNG = encode_image(picture((4, 4, 1)), "image/png")
         (encode_image(picture((5, 4, 1)), "image/png"), "image/png", "4x5 pixels, not 4x4"),
         (huge_png(), "image/png", "12000x12000 pixels, not 4x4"),
     ],
-    ids=["truncated", "header only", "empty", "prefixed", "other type", "gif", "size", "bomb"],
+    ids=[
+        "truncated",
+        "header only",
+        "no pixels",
+        "empty",
+        "prefixed",
+        "other type",
+        "gif",
+        "size",
+        "bomb",
+    ],
 )
 def test_a_broken_or_wrong_picture_is_refused_by_field(
     data: bytes, media_type: str, message: str

@@ -163,6 +163,8 @@ def test_only_a_target_may_be_called_one(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a: [", "is no YAML"),
+        ("a: 2001-99-99", "is no YAML"),
+        ("a: !!bool x", "is no YAML"),
         ("", "has no keys"),
         ("- 1", "has no keys"),
         ("a: 1", "Field required"),

@@ -9,8 +9,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from tests.serving.test_settings import read
+from tests.test_bundle import replace_stage
 
 from offramp.bundle import Bundle, load_bundle
+from offramp.bundle.v1 import stage_pb2 as pb
 from offramp.errors import InvalidBundle, InvalidSettings
 from offramp.serving.compute import check_provider, providers
 from offramp.serving.optimised import kept_graph, read_graph
@@ -106,7 +108,10 @@ def test_a_cache_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path)
 def test_a_stage_that_is_no_model_leaves_nothing_in_the_cache(
     plain_bundle: object, tmp_path: Path
 ) -> None:
-    wrong = load_bundle(plain_bundle())  # type: ignore[operator]
+    folder: Path = plain_bundle()  # type: ignore[operator]
+    unheard_of = pb.Graph(node=[pb.Node(op_type="NoSuchOperator")])
+    replace_stage(folder, 0, pb.Model(ir_version=10, graph=unheard_of).SerializeToString())
+    wrong = load_bundle(folder)
     with pytest.raises(InvalidBundle, match="onnxruntime cannot open it"):
         open_session(wrong, 0, Inference(cache=str(tmp_path / "graphs")))
     assert list((tmp_path / "graphs").iterdir()) == []

@@ -192,6 +192,29 @@ async def test_a_unary_call_of_one_sample_fails_with_its_status(scores: Path, mi
     assert after.results[0].answer.label == 1
 
 
+async def test_bytes_that_are_no_message_are_refused_on_a_unary_call(scores: Path) -> None:
+    async with (
+        running(Tier.CLOUD, scores, 2) as cloud,
+        grpc.aio.insecure_channel(cloud.listen) as channel,
+    ):
+        infer = channel.unary_unary("/offramp.rpc.v1.Tier/Infer")
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await infer(b"\xff" * 64, timeout=10)
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert str(failure.value.details()).startswith("request: ")
+
+
+async def test_a_message_that_is_large_once_decompressed_is_refused(scores: Path) -> None:
+    bomb = pb.Request(samples=[sample(1, payload=image(bytes(2**26)))])
+    async with (
+        running(Tier.CLOUD, scores, 2) as cloud,
+        grpc.aio.insecure_channel(cloud.listen, compression=grpc.Compression.Gzip) as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await Caller(channel).stub.Infer(bomb, timeout=20)
+    assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 async def test_a_network_that_is_not_held_is_told_those_that_are(scores: Path) -> None:
     async with running(Tier.CLOUD, scores, 2) as cloud, calling(cloud.listen) as caller:
         await caller.say(names=MORE_NAMES)

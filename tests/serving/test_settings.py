@@ -80,6 +80,9 @@ def test_every_setting_has_a_flag_and_the_cloud_none_for_an_uplink() -> None:
         ("log_level = 'loud'", "{file}: log_level: "),
         ("[limits]\nmessage_bytes = 1", "{file}: limits.message_bytes: "),
         ("plan = [", "{file}: is no TOML: "),
+        (f"plan = {'[' * 2000}", "{file}: is no TOML: "),
+        (f"plan = {'1' * 5000}", "{file}: is no TOML: "),
+        (f"{'plan.' * 2000}epoch = 1", "{file}: is no TOML: "),
     ],
 )
 def test_a_mistake_in_the_file_names_the_key_and_the_file(

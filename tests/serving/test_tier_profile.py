@@ -163,6 +163,8 @@ async def test_stages_above_the_memory_are_refused_by_name(scores: Path, tmp_pat
         ([f"slowdown: {SLOW}", "colour: red"], "colour: no such key"),
         ([f"slowdown: {SLOW}", "watts: {}"], "watts.idle: Field required"),
         (["slowdown: ["], "is no YAML: "),
+        (["slowdown: 2001-99-99"], "is no YAML: "),
+        (["slowdown: !!timestamp x"], "is no YAML: "),
     ],
 )
 def test_a_file_that_is_no_profile_is_named_with_the_key(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,11 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    """Check hashes, then open each stage that is here."""
-    from offramp.serving.runner import open_session
+    """Check hashes, then open each stage that is here in a child process, which a bad one may end."""
+    from offramp.serving.trial import tried
 
     bundle = load_bundle(args.bundle)
-    for stage in bundle.held:
-        open_session(bundle, stage)
+    asyncio.run(tried(bundle, bundle.held))
     held, of = len(bundle.held), len(bundle.manifest.network.stages)
     print(
         f"{args.bundle}: network {bundle.digest}, {held} of {of} stages, all as the manifest says"

@@ -248,7 +248,9 @@ def _read(path: Path) -> Profile:
         raise InvalidInput("profile", f"there is no file {path}") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidInput("profile", f"{path} cannot be read: {exc}") from exc
-    except yaml.YAMLError as exc:
+    except (
+        Exception
+    ) as exc:  # of a date or a number that is none, PyYAML lets whatever is raised through
         raise InvalidInput(str(path), f"is no YAML: {' '.join(str(exc).split())}") from exc
     if not isinstance(content, dict):
         raise InvalidInput(str(path), "is no profile: it has no keys")

@@ -96,4 +96,6 @@ def session_options(inference: Inference) -> ort.SessionOptions:
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", devnull
     )
+    # Else bytes that look like onnxruntime's own format would be read as that, and what was checked is another graph.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     return options

@@ -117,7 +117,7 @@ class Conversation:
         try:
             while isinstance(data := await read(), bytes):
                 self._count("up", len(data))
-                self._take(_request_from(data))
+                self._take(request_from(data))
                 while len(self._results) > self._engine.most_in_flight:
                     self._room.clear()  # a caller that does not read its results
                     await self._room.wait()
@@ -203,7 +203,8 @@ class Conversation:
         self._engine.metrics.count_bytes("downstream", direction, size + GRPC_PREFIX_BYTES)
 
 
-def _request_from(data: bytes) -> pb.Request:
+def request_from(data: bytes) -> pb.Request:
+    """The message of those bytes. Raises InvalidInput where they are none."""
     try:
         request: pb.Request = pb.Request.FromString(data)
     except DecodeError:

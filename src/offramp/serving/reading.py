@@ -63,7 +63,7 @@ def read_settings(
     }
     sources: dict[str, str] = {}
     if file is not None:
-        for key, value in _dotted(_read_toml(file)):
+        for key, value in _read_toml(file):
             _put(values, key, value)
             sources[key] = str(file)
     for variable, value in environment.items():
@@ -98,12 +98,13 @@ def _nearest(key: str, sources: Mapping[str, str]) -> str | None:
     return None
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def _read_toml(file: Path) -> list[tuple[str, Any]]:
+    """Dotted names and values. tomllib lets a ValueError of `int()` and a RecursionError through."""
     try:
-        return tomllib.loads(file.read_text())
+        return list(_dotted(tomllib.loads(file.read_text())))
     except OSError as exc:
         raise InvalidSettings(str(file), f"cannot be read: {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidSettings(str(file), f"is no TOML: {exc}") from exc
 
 

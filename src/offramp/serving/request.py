@@ -50,22 +50,25 @@ class Request:
     ) -> None:
         self._deliver, self._over, self.tell = deliver, over, tell
         self.origin, self.began = origin, time.monotonic()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Answer] | None = None
         self.work: Work | None = None
         self.turn: Turn | None = None
         self.give_up: Callable[[], None] | None = None  # its hop
         self.is_over = False
 
     def await_end_of(self, answering: Coroutine[Any, Any, Answer]) -> None:
-        """What comes next takes a task of its own."""
-        self._task = asyncio.create_task(self._end_with(answering))
+        """What comes next takes a task of its own: of the coroutine itself, for a cancel may come before it began."""
+        self._task = asyncio.create_task(answering)
+        self._task.add_done_callback(self._ended)
 
-    async def _end_with(self, answering: Coroutine[Any, Any, Answer]) -> None:
-        try:
-            outcome: Answer | Exception = await answering
-        except Exception as exc:
-            outcome = exc
-        self.end(outcome)
+    def _ended(self, task: asyncio.Task[Answer]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, Exception):
+            self.end(error)
+        elif error is None:
+            self.end(task.result())
 
     def end(self, outcome: Answer | Exception) -> None:
         """Deliver it, unless the caller has gone."""

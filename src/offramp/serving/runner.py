@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
 from offramp.bundle.check import check_stage
+from offramp.bundle.graph import check_graph
 from offramp.errors import InvalidBundle, InvalidSettings
 from offramp.serving.compute import (
     check_arithmetic,
@@ -34,14 +35,15 @@ class StageOutputs(NamedTuple):
 def open_session(
     bundle: Bundle, stage: int, inference: Inference | None = None
 ) -> ort.InferenceSession:
-    """A session on a stage, opened from the bytes whose hash was checked, with the manifest's tensors.
+    """A session on a stage, opened from the bytes whose hash and graph were checked, with the manifest's tensors.
 
     inference: how it computes; by default one thread of the processor. Raises InvalidBundle naming the file where the
-    stage is not held, is no model that is whole in its one file, or is not what the manifest says; InvalidSettings
-    where this machine cannot compute as asked, or its folder of optimised graphs cannot be written.
+    stage is not held, holds what no stage may, or is not what the manifest says; InvalidSettings where this machine
+    cannot compute as asked, or its folder of optimised graphs cannot be written.
     """
     inference = inference or Inference()
     content, described = bundle.stage_bytes(stage), bundle.manifest.network.stages[stage]
+    check_graph(content, str(bundle.stage_path(stage)))
     check_arithmetic(inference, described.arithmetic)
     try:
         if inference.cache:

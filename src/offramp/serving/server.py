@@ -20,7 +20,7 @@ from offramp.rpc.status import code_of, status_of
 from offramp.rpc.traceparent import traceparent_bytes
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.access import SecurePort
-from offramp.serving.conversation import Conversation
+from offramp.serving.conversation import Conversation, request_from
 from offramp.serving.engine import Engine
 from offramp.serving.files import connections_within
 from offramp.serving.peers import Peers, peer_of
@@ -99,14 +99,15 @@ class TierServicer:
         except (InvalidInput, TierUnavailable) as exc:
             await context.abort(code_of(status_of(exc)), str(exc))
 
-    async def Infer(self, request: pb.Request, context: Any) -> pb.Response:  # noqa: N802
+    async def Infer(self, data: bytes, context: Any) -> pb.Response:  # noqa: N802
         """Answer one request; a single sample's status becomes the call's, and the call's trace that of its samples."""
         metadata = dict(context.invocation_metadata() or ())
         traceparent = traceparent_bytes(str(metadata.get("traceparent", "")))
-        for sample in request.samples:
-            sample.traceparent = sample.traceparent or traceparent
         try:
             with self._conversation(context, is_stream=False) as conversation:
+                request = request_from(data)
+                for sample in request.samples:
+                    sample.traceparent = sample.traceparent or traceparent
                 response = await conversation.answer_once(request, context.time_remaining())
         except (InvalidInput, TierUnavailable) as exc:
             await context.abort(code_of(status_of(exc)), str(exc))
@@ -116,7 +117,7 @@ class TierServicer:
             await context.abort(code_of(status), text)
         return response
 
-    async def Describe(self, _request: pb.DescribeRequest, _context: Any) -> pb.DescribeResponse:  # noqa: N802
+    async def Describe(self, _data: bytes, _context: Any) -> pb.DescribeResponse:  # noqa: N802
         """What this tier holds and how far it goes."""
         held, manifest = self._engine.held, self._engine.held.bundle.manifest
         own = held.own_policy
@@ -145,12 +146,16 @@ class TierServicer:
 
 
 def _handlers(servicer: TierServicer) -> grpc.GenericRpcHandler:
-    """As the generated code would register them, but a stream's messages stay bytes: their sizes come for nothing."""
+    """As the generated code would register them, but what comes stays bytes.
+
+    So a stream's sizes come for nothing, and bytes that are no message are refused here: gRPC would say UNKNOWN, and
+    write a traceback into the log for each.
+    """
     infer = grpc.unary_unary_rpc_method_handler(
-        servicer.Infer, pb.Request.FromString, pb.Response.SerializeToString
+        servicer.Infer, response_serializer=pb.Response.SerializeToString
     )
     describe = grpc.unary_unary_rpc_method_handler(
-        servicer.Describe, pb.DescribeRequest.FromString, pb.DescribeResponse.SerializeToString
+        servicer.Describe, response_serializer=pb.DescribeResponse.SerializeToString
     )
     stream = grpc.stream_stream_rpc_method_handler(servicer.Stream)
     methods = {"Stream": stream, "Infer": infer, "Describe": describe}

@@ -141,6 +141,8 @@ def _read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text())
     except OSError as exc:
         raise InvalidSettings(SETTING, f"{path}: cannot be read: {exc.strerror}") from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except (
+        Exception
+    ) as exc:  # of a date or a number that is none, PyYAML lets whatever is raised through
         text = " ".join(str(exc).split())
         raise InvalidSettings(SETTING, f"{path}: is no YAML: {text}") from exc

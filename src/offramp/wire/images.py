@@ -85,8 +85,11 @@ def decode_image(
         image = _open(data, media_type)  # for verify() leaves nothing to decode
         image.info.pop("transparency", None)  # alpha of a palette or one colour, dropped too
         return np.asarray(image.convert(_MODES[channels])).reshape(shape)
-    # Pillow's decoders raise SyntaxError, ValueError and EOFError beside OSError on broken files.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as exc:
+    except InvalidInput:
+        raise
+    # Pillow's decoders raise SyntaxError, ValueError, EOFError and IndexError beside OSError on broken files. Whatever
+    # it is, it is this image's fault, and not that of others in its batch.
+    except Exception as exc:
         raise InvalidInput(field, f"is no readable {MEDIA_TYPES[media_type]} image") from exc
 
 
