@@ -16,6 +16,7 @@ class CloudSettings(TierSettings):
     metrics: Address = "0.0.0.0:9103"
     plan: PlanSettings = PlanSettings()
     uplink: None = None
+    store: None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

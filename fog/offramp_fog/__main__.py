@@ -15,6 +15,7 @@ class FogSettings(TierSettings):
     listen: Address = "0.0.0.0:7102"
     metrics: Address = "0.0.0.0:9102"
     plan: PlanSettings = PlanSettings(last_stage=1)
+    store: None = None  # the device's; a fog's callers are devices
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -116,6 +116,18 @@ class TierStream:
         """How many samples more the tier takes now."""
         return self._window.size - len(self._pending) if self.is_connected else 0
 
+    @property
+    def is_at_ease(self) -> bool:
+        """Whether it takes one more, and at least half of what may be under way is not."""
+        return 0 < self._window.size <= 2 * self.room
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """For calls beside the stream. Raises TierUnavailable where there is none."""
+        if self._channel is None or self._closed:
+            raise TierUnavailable("unreachable", f"the stream to {self.target} is not open")
+        return self._channel
+
     def start(self) -> None:
         """Open the channel and keep a stream on it until close()."""
         self._channel = grpc.aio.insecure_channel(self.target, self._options.channel_arguments())
@@ -178,10 +190,9 @@ class TierStream:
 
     async def describe(self, timeout_s: float = 5.0) -> pb.DescribeResponse:
         """What the tier holds. Raises TierUnavailable."""
-        if self._channel is None or self._closed:
-            raise TierUnavailable("unreachable", f"the stream to {self.target} is not open")
+        stub = _stub(self.channel)
         try:
-            response: pb.DescribeResponse = await _stub(self._channel).Describe(
+            response: pb.DescribeResponse = await stub.Describe(
                 pb.DescribeRequest(), timeout=timeout_s, wait_for_ready=True
             )
         except grpc.aio.AioRpcError as exc:

@@ -29,6 +29,7 @@ from offramp.rpc import Answer, Leg, Reply, Sample, Tier
 from offramp.serving.admission import Admission
 from offramp.serving.held import Held
 from offramp.serving.request import Deliver, Request
+from offramp.serving.store import Keeper
 from offramp.serving.uplink import Uplink
 from offramp.serving.work import Work
 from offramp.telemetry import TierMetrics
@@ -59,9 +60,10 @@ class Engine:
         uplink: Uplink,
         metrics: TierMetrics,
         most_in_flight: int,
+        keeper: Keeper,
     ) -> None:
         self.tier, self.held, self.metrics = tier, held, metrics
-        self._uplink = uplink
+        self._uplink, self._keeper = uplink, keeper
         self._admission = Admission(tier, most_in_flight)
         metrics.in_flight.set_function(lambda: self._admission.in_flight)
         self._mismatches_seen: set[str] = set()
@@ -124,7 +126,7 @@ class Engine:
     def _passed(self, request: Request, work: Work, error: Exception | None) -> None:
         try:
             if isinstance(error, DeadlineExceeded) and work.best is not None:
-                request.end(self._own(work, "deadline"))
+                self._give(request, work, self._own(work, "deadline"))
             elif error is not None:
                 request.end(error)
             elif work.best is not None and work.best.leaves:
@@ -152,7 +154,13 @@ class Engine:
         answer = outcome.answer
         if (answer.network, answer.policy) != (work.held.bundle.digest, work.policy.id):
             answer = replace(answer, certified=False)
-        request.end(answer.after(self._leg(work, hop)))
+        self._give(request, work, answer.after(self._leg(work, hop)))
+
+    def _give(self, request: Request, work: Work, answer: Answer) -> None:
+        if self._keeper.wants(work.sample, answer):
+            request.await_end_of(self._keeper.kept(work.sample, answer))
+        else:
+            request.end(answer)
 
     def _for_next_tier(self, work: Work) -> Sample:
         return replace(
@@ -181,7 +189,7 @@ class Engine:
             self._warn_of_mismatch(cause)
         if work.best is None and cause is not None:
             raise cause
-        return self._own(work, reason, hop)
+        return await self._keeper.kept(work.sample, self._own(work, reason, hop))
 
     def _warn_of_mismatch(self, cause: OfframpError | None) -> None:
         # Once a field, for the text of an error may name the sample.

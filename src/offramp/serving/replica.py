@@ -54,6 +54,11 @@ class Replica:
         """How many samples more it takes now."""
         return self.stream.room if self._breaker.lets_through else 0
 
+    @property
+    def is_at_ease(self) -> bool:
+        """Whether it takes what can wait."""
+        return self.stream.is_at_ease and self._breaker.lets_through
+
     def start(self) -> None:
         """Begin to connect."""
         self.stream.start()

@@ -20,6 +20,7 @@ from offramp.rpc.traceparent import traceparent_bytes
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.conversation import Conversation
 from offramp.serving.engine import Engine
+from offramp.serving.results import ResultsServicer
 from offramp.serving.settings import Limits
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class TierServicer:
         )
 
 
-def _handlers(servicer: TierServicer) -> grpc.GenericRpcHandler:
+def _handlers(servicer: TierServicer, results: ResultsServicer) -> grpc.GenericRpcHandler:
     """As the generated code would register them, but a stream's messages stay bytes: their sizes come for nothing."""
     infer = grpc.unary_unary_rpc_method_handler(
         servicer.Infer, pb.Request.FromString, pb.Response.SerializeToString
@@ -126,14 +127,14 @@ def _handlers(servicer: TierServicer) -> grpc.GenericRpcHandler:
         servicer.Describe, pb.DescribeRequest.FromString, pb.DescribeResponse.SerializeToString
     )
     stream = grpc.stream_stream_rpc_method_handler(servicer.Stream)
-    methods = {"Stream": stream, "Infer": infer, "Describe": describe}
+    methods = {"Stream": stream, "Infer": infer, "Describe": describe, **results.handlers()}
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 
 class TierServer:
     """The gRPC server. Start it, then stop() it: nothing that was accepted goes without an answer."""
 
-    def __init__(self, servicer: TierServicer, limits: Limits) -> None:
+    def __init__(self, servicer: TierServicer, results: ResultsServicer, limits: Limits) -> None:
         self._servicer = servicer
         self._server = grpc.aio.server(
             options=[
@@ -145,7 +146,7 @@ class TierServer:
                 ("grpc.keepalive_permit_without_calls", 1),
             ]
         )
-        self._server.add_generic_rpc_handlers((_handlers(servicer),))
+        self._server.add_generic_rpc_handlers((_handlers(servicer, results),))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)

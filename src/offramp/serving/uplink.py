@@ -41,6 +41,11 @@ class Uplink(Protocol):
         """Whether it is of use to ask."""
         ...
 
+    @property
+    def is_at_ease(self) -> bool:
+        """Whether the next tier takes what can wait: at least half of what it is sent at once is free."""
+        ...
+
     def start(self) -> None:
         """Begin to connect."""
         ...
@@ -54,6 +59,7 @@ class NoUplink:
     """A tier with nothing above it."""
 
     is_connected = False
+    is_at_ease = False
 
     def ask(self, _sample: Sample, hear: Hear) -> GiveUp:
         """Refuse."""
@@ -145,6 +151,11 @@ class StreamUplink:
     def is_connected(self) -> bool:
         """Whether a stream is open."""
         return any(replica.is_connected for replica in self._replicas.values())
+
+    @property
+    def is_at_ease(self) -> bool:
+        """Whether a replica has room to spare."""
+        return any(replica.is_at_ease for replica in self._replicas.values())
 
     def start(self) -> None:
         """Begin to connect; until a stream is open, samples are refused at once."""
