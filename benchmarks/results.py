@@ -72,6 +72,7 @@ SECTIONS = (
     _section("Fairness", "fairness"),
     _section("Faults in containers", "chaos", module="chaos.rows"),
     _section("Faults at random", "faults"),
+    _section("Store and forward", "store"),
     _section("Soak", "soak"),
     _section("int8 stages", "int8"),
     _section("Footprint", "footprint"),

@@ -290,6 +290,26 @@ async def test_results_that_nobody_releases_end_with_their_time(
     assert counted["offramp_store_drops_total", 'drop="expired"'] == 1
 
 
+async def test_what_can_wait_leaves_half_of_the_next_tier_to_callers(scores: Path) -> None:
+    cloud = ScriptedTier(lambda _: None, credits_=4)
+    async with (
+        scripted(cloud) as address,
+        running(Tier.DEVICE, scores, 0, address) as device,
+        AsyncClient(device.listen) as client,
+    ):
+        asked = []
+        for is_at_ease in (True, True, False):
+            asked.append(asyncio.create_task(client.infer(UNSURE, deadline_s=30.0)))
+            await eventually(lambda: len(cloud.samples) == len(asked))
+            assert device.uplink.is_at_ease is is_at_ease
+        for one in cloud.samples:
+            cloud.answer(one)
+        assert [(await one).label for one in asked] == [2, 2, 2]
+        assert device.uplink.is_at_ease
+    async with running(Tier.DEVICE, scores, 0, NOWHERE, connected=False) as device:
+        assert not device.uplink.is_at_ease
+
+
 # --- reading ------------------------------------------------------------------------------------
 
 

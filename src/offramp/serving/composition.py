@@ -77,14 +77,15 @@ class Parts:
             await asyncio.to_thread(self._exposition.close)
 
     def summary(self) -> str:
-        """One line: bundle, policy, stages, plan, uplink, and the machine that it stands for."""
+        """One line: bundle, policy, stages, plan, uplink, store, and the machine that it stands for."""
         held, uplink = self.engine.held, self.settings.uplink
+        store = f", store {self.settings.store.folder}" if self.settings.store else ""
         rehearsal = f", stands for {self.profile}" if self.settings.tier_profile else ""
         return (
             f"bundle {held.bundle.manifest.name} {held.bundle.digest[:12]}, policy "
             f"{held.own_policy.name} {held.own_policy.id[:12]}, stages "
             f"{list(held.stages)} up to {held.plan.last_stage}, "
-            f"uplink {uplink.address if uplink else 'none'}{rehearsal}"
+            f"uplink {uplink.address if uplink else 'none'}{store}{rehearsal}"
         )
 
 
