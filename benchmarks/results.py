@@ -73,6 +73,7 @@ SECTIONS = (
     _section("Faults at random", "faults"),
     _section("Bad callers", "connections"),
     _section("Fuzzing", "fuzz", module="fuzz.rows"),
+    _section("Store and forward", "store"),
     _section("Soak", "soak"),
     _section("int8 stages", "int8"),
     _section("Footprint", "footprint"),

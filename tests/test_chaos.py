@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from benchmarks import faults, soak
+from benchmarks import faults, soak, store
 from benchmarks.chaos.faults import Fault
 from benchmarks.chaos.load import Asked
 from benchmarks.chaos.rows import Times, bars, markdown, row
+
+from offramp.errors import DegradedReason, TierFailed
+from offramp.rpc import Answer, Origin, SampleId, Tier
+from offramp.rpc.stored import Stored
 
 DEADLINE_S = 1.0
 
@@ -29,6 +34,57 @@ def test_two_thousand_requests_are_answered_once_each_while_tiers_and_link_fail(
     assert all(one["holds"] for one in found["bars"]), found
     assert found["results"]["requests"] == 2_000
     assert sum(found["results"]["outcomes"].values()) == 2_000
+
+
+def test_what_is_stored_is_answered_in_full_once_though_the_device_is_killed_meanwhile() -> None:
+    found = store.measured(150, kills=1, seed=3, looked_at=200)
+    assert all(one["holds"] for one in found["bars"]), found
+    assert sum(found["outcomes"].values()) == 150
+    assert found["store"]["answered"] >= found["store"]["told"] > 0
+    record = {"command": "python -m benchmarks.store", "found": found}
+    assert "**not reached**" not in store.markdown(record)
+
+
+def test_a_store_that_loses_doubles_or_confuses_is_found_out() -> None:
+    def answer(label: int, reason: DegradedReason | None = None) -> Answer:
+        chances = np.eye(3, dtype=np.float32)[label]
+        return Answer(label=label, probabilities=chances, exit=2, tier=Tier.CLOUD, degraded=reason)
+
+    def kept(sequence: int, full: Answer | TierFailed | None) -> Stored:
+        return Stored(
+            id=SampleId(Origin("camera", 1), sequence),
+            cursor=sequence + 1,
+            stored_at=0.0,
+            finished_at=None,
+            tries=0,
+            degraded=answer(0, "unreachable"),
+            full=full,
+        )
+
+    results = [
+        kept(0, answer(1)),
+        kept(1, answer(2)),  # another one's
+        kept(2, None),
+        kept(3, TierFailed("", "no")),
+        kept(3, answer(1)),
+        kept(4, answer(1, "deadline")),
+        kept(9, answer(1)),
+    ]
+    told = {SampleId(Origin("camera", 1), k): 0 for k in range(6)}
+    found = store.compared(told, results, [answer(1)])
+    assert found == {
+        "told": 6,
+        "in_store": 7,
+        "answered": 5,
+        "waiting": 1,
+        "failed": 1,
+        "lost": 1,
+        "twice": 1,
+        "untold": 1,
+        "wrong": 2,
+    }
+    bars = store.bars({"store": found, "kills": [{"waiting": 0}, {"waiting": 3}]})
+    assert [bar["found"] for bar in bars] == [1, 1, 2, 2, 1]
 
 
 def test_a_fault_in_figures() -> None:

@@ -16,6 +16,7 @@ from tests.dashboard import GRAFANA, dashboard, panels
 
 from offramp.links.metrics import LinkMetrics
 from offramp.telemetry import TierMetrics
+from offramp.telemetry.store import StoreMetrics
 
 yaml = pytest.importorskip("yaml")
 
@@ -42,7 +43,10 @@ def recorded() -> set[str]:
 
 def exported() -> set[str]:
     """The names of every series that a tier or a link exports."""
-    registries = [TierMetrics("fog", stages=(0,)).registry, LinkMetrics().registry]
+    tier = TierMetrics("fog", stages=(0,)).registry
+    store = StoreMetrics("fog", tier)
+    store.show(held=lambda _: 0.0, size_bytes=lambda: 0.0, oldest_s=lambda: 0.0)
+    registries = [tier, LinkMetrics().registry]
     names = set()
     for family in itertools.chain.from_iterable(r.collect() for r in registries):
         if family.type == "histogram":

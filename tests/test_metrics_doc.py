@@ -17,6 +17,8 @@ from offramp.rpc.tls import Refusal
 from offramp.telemetry import TierMetrics
 from offramp.telemetry.metrics import Direction as Towards
 from offramp.telemetry.metrics import Outcome, Side
+from offramp.telemetry.store import Drop as StoreDrop
+from offramp.telemetry.store import Held, Put, Resend, StoreMetrics
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
 
@@ -56,6 +58,8 @@ def of_a_tier() -> CollectorRegistry:
     metrics.show_breaker("cloud:7103", "closed", is_new=True)
     metrics.show_certificate(1.0)
     metrics.stand_for("raspberry", reference="r", slowdown=2.0, watts={"idle": 1.0})
+    store = StoreMetrics("fog", metrics.registry)
+    store.show(held=lambda _: 0.0, size_bytes=lambda: 0.0, oldest_s=lambda: 0.0)
     return metrics.registry
 
 
@@ -104,4 +108,8 @@ def test_every_value_of_a_closed_label_is_described() -> None:
     assert values["`direction`"] == set(get_args(Towards))
     assert values["`reason` of a refusal"] == set(get_args(Refusal))
     assert values["`reason` of a drop"] == set(get_args(Drop))
+    assert values["`put`"] == set(get_args(Put)) | {"store.most_bytes"}
+    assert values["`resend`"] == set(get_args(Resend))
+    assert values["`drop`"] == set(get_args(StoreDrop)) | {"store.keep_s"}
+    assert values["`held`"] == set(get_args(Held))
     assert values["`kind`"] == set(get_args(Kind))

@@ -30,6 +30,7 @@ from offramp.serving.engine import Engine
 from offramp.serving.held import Held, Plan
 from offramp.serving.runner import StageOutputs, StageRunner
 from offramp.serving.settings import Limits
+from offramp.serving.store import NoStore
 from offramp.serving.uplink import NoUplink
 from offramp.serving.work import run_stage
 from offramp.telemetry import TierMetrics
@@ -107,6 +108,7 @@ def _engine(bundle: Bundle) -> tuple[Engine, Batcher]:
         uplink=NoUplink(),
         metrics=metrics,
         most_in_flight=256,
+        keeper=NoStore(),
     )
     return engine, batcher
 

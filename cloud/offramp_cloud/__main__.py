@@ -17,6 +17,7 @@ class CloudSettings(TierSettings):
     plan: PlanSettings = PlanSettings()
     tls: TlsSettings = TlsSettings(health="127.0.0.1:7113")
     uplink: None = None
+    store: None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ class FogSettings(TierSettings):
     metrics: Address = "0.0.0.0:9102"
     plan: PlanSettings = PlanSettings(last_stage=1)
     tls: TlsSettings = TlsSettings(health="127.0.0.1:7112")
+    store: None = None  # the device's; a fog's callers are devices
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -93,10 +93,9 @@ class Program:
         self.process = subprocess.Popen(
             [*command, *flags],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
             env=clean_environment(),
-            **popen,
+            **{"stderr": subprocess.DEVNULL, **popen},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

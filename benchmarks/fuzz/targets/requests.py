@@ -28,6 +28,7 @@ from offramp.serving.engine import Engine
 from offramp.serving.held import Held, Plan
 from offramp.serving.runner import StageRunner
 from offramp.serving.settings import Limits
+from offramp.serving.store import NoStore
 from offramp.serving.uplink import NoUplink
 from offramp.serving.work import run_stage
 from offramp.telemetry import TierMetrics
@@ -136,7 +137,14 @@ def _engine(bundle: Bundle) -> Engine:
         stages=_STAGES,
         batcher=Batcher(stage, most=8, metrics=metrics, took=took),
     )
-    return Engine(tier=Tier.FOG, held=held, uplink=NoUplink(), metrics=metrics, most_in_flight=32)
+    return Engine(
+        tier=Tier.FOG,
+        held=held,
+        uplink=NoUplink(),
+        metrics=metrics,
+        most_in_flight=32,
+        keeper=NoStore(),
+    )
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from offramp.cli import (
     link,
     place,
     quantize,
+    results,
     train,
 )
 from offramp.errors import BundleMismatch, InvalidInput, OfframpError
@@ -35,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=version("offramp"))
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for verb in (place, train, export, quantize, bundle, calibrate, evaluate, infer, demo, link):
+    for verb in (
+        *(place, train, export, quantize, bundle, calibrate, evaluate),
+        *(infer, results, demo, link),
+    ):
         verb.add(verbs)
     arguments = parser.parse_args(argv)
     try:

@@ -93,6 +93,8 @@ def _print(arguments: argparse.Namespace, classes: Sequence[str], outcomes: Sequ
             sys.stdout.write(json.dumps(_as_json(path, outcome, classes, timed.latency_s)) + "\n")
         else:
             degraded = f", degraded: {outcome.degraded}" if outcome.degraded else ""
+            if outcome.id is not None:
+                degraded += f", stored: {outcome.id}"
             sys.stdout.write(
                 f"{path}: {classes[outcome.label]} {outcome.confidence:.3f} "
                 f"({outcome.tier}, exit {outcome.exit}, {timed.latency_s * 1e3:.1f} ms{degraded})\n"
@@ -112,6 +114,7 @@ def _as_json(
         "exit": answer.exit,
         "tier": str(answer.tier),
         "degraded": answer.degraded,
+        "stored": None if answer.id is None else str(answer.id),
         "certified": answer.certified,
         "network": answer.network,
         "policy": answer.policy,

@@ -8,6 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from offramp.rpc import (
     TierStream,
     Tls,
 )
+from offramp.rpc.results import read_results, release_results
+from offramp.rpc.stored import Stored
 from offramp.rpc.v1 import tier_pb2 as pb
 
 
@@ -86,6 +89,32 @@ class AsyncClient:
         """What the tier holds and how far it goes. Raises TierUnavailable, after timeout_s at the latest."""
         return await self._stream.describe(timeout_s)
 
+    async def results(
+        self,
+        *,
+        after: int = 0,
+        follow: bool = False,
+        waiting: bool = False,
+        inputs: bool = False,
+        timeout_s: float = 5.0,
+    ) -> AsyncGenerator[Stored, None]:
+        """What the tier has kept of samples that it answered degraded: the results behind a cursor, in their order.
+
+        follow: those to come as well, for ever; waiting: first those that wait for their full answer; inputs: with
+        what their callers sent; timeout_s: for the connection. Raises TierUnavailable, and TierFailed where the tier
+        keeps nothing.
+        """
+        await self._stream.wait_connected(timeout_s)
+        request = pb.ResultsRequest(after=after, follow=follow, waiting=waiting, inputs=inputs)
+        async with aclosing(read_results(self._stream.channel, request)) as found:
+            async for stored in found:
+                yield stored
+
+    async def release(self, upto: int, timeout_s: float = 5.0) -> int:
+        """Let the tier drop its results up to that cursor; how many that were. Raises as results() does."""
+        await self._stream.wait_connected(timeout_s)
+        return await release_results(self._stream.channel, upto, timeout_s)
+
     async def infer(
         self,
         image: Image,
@@ -114,8 +143,8 @@ class AsyncClient:
             local=local,
             early=early is not None,
         )
-        reply = await self._stream.ask(sample, deadline, early)
-        return reply.answer
+        answer = (await self._stream.ask(sample, deadline, early)).answer
+        return replace(answer, id=sample.id) if answer.stored else answer
 
     async def infer_many(
         self,

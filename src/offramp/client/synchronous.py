@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 from offramp.client.asynchronous import AsyncClient, Timed
 from offramp.client.inputs import Image
 from offramp.errors import TierUnavailable
 from offramp.rpc import Answer, StreamOptions, Tls
+from offramp.rpc.stored import Stored
 from offramp.rpc.v1 import tier_pb2 as pb
 
 T = TypeVar("T")
@@ -111,21 +112,54 @@ class Client:
         early: Callable[[int, Answer], None] | None = None,
     ) -> Iterator[Timed]:
         """The outcome of every image as it becomes ready; see AsyncClient.infer_many."""
-        outcomes = self._client.infer_many(
-            images,
-            in_flight=in_flight,
-            deadline_s=deadline_s,
-            policy=policy,
-            local=local,
-            early=early,
+        return self._each(
+            self._client.infer_many(
+                images,
+                in_flight=in_flight,
+                deadline_s=deadline_s,
+                policy=policy,
+                local=local,
+                early=early,
+            )
         )
 
-        async def following() -> Timed | None:
-            return await anext(outcomes, None)
+    def results(
+        self,
+        *,
+        after: int = 0,
+        follow: bool = False,
+        waiting: bool = False,
+        inputs: bool = False,
+        timeout_s: float = 5.0,
+    ) -> Iterator[Stored]:
+        """What the tier has kept of samples that it answered degraded; see AsyncClient.results."""
+        return self._each(
+            self._client.results(
+                after=after, follow=follow, waiting=waiting, inputs=inputs, timeout_s=timeout_s
+            )
+        )
+
+    def release(self, upto: int, timeout_s: float = 5.0) -> int:
+        """Let the tier drop its results up to that cursor; how many that were."""
+        return self._run(self._client.release(upto, timeout_s))
+
+    def _each(self, values: AsyncGenerator[T, None]) -> Iterator[T]:
+        asking: asyncio.Task[Any] | None = None
+
+        async def following() -> T | None:
+            nonlocal asking
+            asking = asyncio.current_task()
+            return await anext(values, None)
+
+        async def ending() -> None:
+            if asking is not None:  # where this thread was interrupted while it waited
+                asking.cancel()
+                await asyncio.wait([asking])
+            await values.aclose()
 
         try:
-            while (timed := self._run(following())) is not None:
-                yield timed
+            while (value := self._run(following())) is not None:
+                yield value
         finally:
             if not self._loop.is_closed():
-                self._run(outcomes.aclose())
+                self._run(ending())

@@ -35,6 +35,12 @@ class Connection:
         """Whether with TLS. Each try to connect is then a channel of its own, to show what the files hold by then."""
         return self._options.tls is not None
 
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """For calls beside the stream; open() has made it."""
+        assert self._channel is not None, "opened before"  # noqa: S101
+        return self._channel
+
     def open(self) -> grpc.aio.Channel | None:
         """Begin with a new channel; returns the one until now, to be closed."""
         old, self._channel = self._channel, self._options.open_channel(self.target)
@@ -55,9 +61,8 @@ class Connection:
 
         waits: for a connection; not with TLS, where gRPC is to tell why there is none.
         """
-        assert self._channel is not None, "opened before"  # noqa: S101
         waits = waits and not self.is_secured
-        return self._channel.stream_stream(f"/{SERVICE}/Stream")(wait_for_ready=waits)
+        return self.channel.stream_stream(f"/{SERVICE}/Stream")(wait_for_ready=waits)
 
     async def describe(self, timeout_s: float) -> pb.DescribeResponse:
         """What the tier holds. Raises TierUnavailable."""

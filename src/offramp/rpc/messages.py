@@ -58,6 +58,10 @@ class SampleId(NamedTuple):
     origin: Origin
     sequence: int
 
+    def __str__(self) -> str:
+        """As people read it, and as `offramp results` prints it."""
+        return f"{self.origin.device}/{self.origin.run:016x}/{self.sequence}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
@@ -93,7 +97,10 @@ class Leg:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the caller gets: calibrated probabilities (C,) float32 of an exit, and how they came about."""
+    """What the caller gets: calibrated probabilities (C,) float32 of an exit, and how they came about.
+
+    stored: the tier asked keeps the sample until it has its full answer, under its id; a client names that in `id`.
+    """
 
     label: int
     probabilities: NDArray[np.float32] = field(repr=False)
@@ -105,6 +112,8 @@ class Answer:
     plan_epoch: int = 0
     certified: bool = False
     trail: tuple[Leg, ...] = ()  # the deepest tier first
+    stored: bool = False
+    id: SampleId | None = None
 
     @property
     def confidence(self) -> float:
@@ -165,11 +174,12 @@ def sample_from_proto(
         exit_state=message.exit_state,
         group=message.group,
         view=message.view,
-        payload=_payload_from_proto(message.payload),
+        payload=payload_from_proto(message.payload),
     )
 
 
-def _payload_from_proto(message: pb.Payload) -> Payload:
+def payload_from_proto(message: pb.Payload) -> Payload:
+    """The payload of a message. Raises InvalidInput where it has none."""
     form = message.WhichOneof("form")
     if form == "tensors":
         return tuple(
@@ -205,6 +215,7 @@ def answer_to_proto(answer: Answer, names: NamesSaid) -> pb.Answer:
         policy=names.number("policy", answer.policy),
         plan_epoch=answer.plan_epoch,
         certified=answer.certified,
+        stored=answer.stored,
         trail=[
             pb.Leg(
                 tier=_TIERS[leg.tier],
@@ -236,6 +247,7 @@ def answer_from_proto(message: pb.Answer, names: NamesTold) -> Answer:
             policy=names.text("policy", message.policy),
             plan_epoch=message.plan_epoch,
             certified=message.certified,
+            stored=message.stored,
             trail=tuple(_leg_from_proto(leg) for leg in message.trail),
         )
     except (ValueError, IndexError) as exc:

@@ -81,6 +81,18 @@ class TierStream:
         """How many samples are under way, and how many may be."""
         return len(self._pending), self._window.size
 
+    @property
+    def is_at_ease(self) -> bool:
+        """Whether it takes one more, and at least half of what may be under way is not."""
+        return 0 < self._window.size <= 2 * self.room
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """For calls beside the stream. Raises TierUnavailable where there is none."""
+        if self._task is None or self._closed:
+            raise TierUnavailable("unreachable", f"the stream to {self.target} is not open")
+        return self._connection.channel
+
     def start(self) -> None:
         """Open the channel and keep a stream on it until close()."""
         self._connection.open()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -16,14 +17,18 @@ from offramp.serving.access.certificates import files_in
 from offramp.serving.batching import Batcher
 from offramp.serving.brownout import Brownout
 from offramp.serving.engine import Engine
+from offramp.serving.forwarding import Forwarder
 from offramp.serving.held import Held, Plan
+from offramp.serving.results import ResultsServicer
 from offramp.serving.runner import StageRunner
 from offramp.serving.server import TierServer, TierServicer
 from offramp.serving.settings import TierSettings, TlsSettings
+from offramp.serving.store import NoStore, Store
 from offramp.serving.tier_profile import REFERENCE, TierProfile, read_tier_profile
 from offramp.serving.uplink import NoUplink, StreamUplink, Uplink
 from offramp.serving.work import run_stage
 from offramp.telemetry import Exposition, TierMetrics
+from offramp.telemetry.store import StoreMetrics
 
 logger = logging.getLogger(__name__)
 _FIRST_WINDOW_BYTES = 10 * 1460  # what TCP sends at once from the beginning (RFC 6928)
@@ -39,42 +44,53 @@ class Parts:
     uplink: Uplink
     server: TierServer
     profile: TierProfile
+    store: Store | None = None
+    forwarder: Forwarder | None = None
     listen: str = ""  # where it listens, once started
     metrics: str = ""
     health: str = ""  # the plaintext port for probes; "" where `listen` is one already
     _exposition: Exposition | None = None
 
     async def start(self) -> None:
-        """Serve metrics and samples. Raises InvalidSettings where an address cannot be listened on."""
+        """Serve metrics and samples. Raises InvalidSettings for an address or a store that cannot be used."""
+        if self.store is not None:
+            await self.store.start()
         self.listen = self.server.bind(self.settings.listen)
         self.health = self.server.bind_health()
         self._exposition = Exposition(self.settings.metrics, self.engine.metrics.registry)
         self.metrics = self._exposition.address
         self.engine.held.batcher.start()
         self.uplink.start()
+        if self.forwarder is not None:
+            self.forwarder.start()
         await self.server.start()
 
     async def stop(self) -> None:
         """Answer what was accepted, then let go of everything."""
+        if self.forwarder is not None:
+            await self.forwarder.close()
         await self.server.stop(self.settings.drain_s)
         await self.close()
 
     async def close(self) -> None:
-        """Let go of uplink, inference thread and metrics."""
+        """Let go of uplink, inference thread, store and metrics."""
         await self.uplink.close()
         self.engine.held.batcher.close()
+        if self.store is not None:
+            await self.store.close()
         if self._exposition is not None:
             await asyncio.to_thread(self._exposition.close)
 
     def summary(self) -> str:
-        """One line: bundle, policy, stages, plan, uplink, and the machine that it stands for."""
+        """One line: bundle, policy, stages, plan, uplink, store, and the machine that it stands for."""
         held, uplink = self.engine.held, self.settings.uplink
+        store = f", store {self.settings.store.folder}" if self.settings.store else ""
         rehearsal = f", stands for {self.profile}" if self.settings.tier_profile else ""
         return (
             f"bundle {held.bundle.manifest.name} {held.bundle.digest[:12]}, policy "
             f"{held.own_policy.name} {held.own_policy.id[:12]}, stages "
             f"{list(held.stages)} up to {held.plan.last_stage}, "
-            f"uplink {uplink.address if uplink else 'none'}{rehearsal}"
+            f"uplink {uplink.address if uplink else 'none'}{store}{rehearsal}"
         )
 
 
@@ -132,20 +148,42 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         batcher=batcher,
         brownout=brownout,
     )
+    store = _store(tier, settings, metrics)
     engine = Engine(
         tier=tier,
         held=held,
         uplink=uplink,
         metrics=metrics,
         most_in_flight=settings.limits.in_flight,
+        keeper=store or NoStore(),
         answers=settings.answers,
         brownout=brownout,
     )
     servicer = TierServicer(
         engine, settings.limits, version=version("offramp"), batch=settings.inference.batch
     )
-    server = TierServer(servicer, settings.limits, _secure_port(settings, metrics))
-    return Parts(settings, engine, uplink, server, profile)
+    results = ResultsServicer(store, settings.limits.message_bytes)
+    server = TierServer(servicer, results, settings.limits, _secure_port(settings, metrics))
+    forwarder = _forwarder(settings, store, engine, uplink)
+    return Parts(settings, engine, uplink, server, profile, store, forwarder)
+
+
+def _store(tier: Tier, settings: TierSettings, metrics: TierMetrics) -> Store | None:
+    if settings.store is None:
+        return None
+    if settings.uplink is None or settings.answers == "local-only":
+        raise InvalidSettings("store.folder", "there is no uplink to get full answers from")
+    thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+    return Store(settings.store, StoreMetrics(str(tier), metrics.registry), thread)
+
+
+def _forwarder(
+    settings: TierSettings, store: Store | None, engine: Engine, uplink: Uplink
+) -> Forwarder | None:
+    if store is None or settings.store is None:
+        return None
+    time_left_s = settings.limits.default_time_left_s  # as of any sample that is in no hurry
+    return Forwarder(store, engine, uplink, rate=settings.store.rate, time_left_s=time_left_s)
 
 
 def _sent_bytes(manifest: Manifest, last_stage: int) -> int:

@@ -31,6 +31,7 @@ from offramp.serving.brownout import Brownout
 from offramp.serving.held import Held
 from offramp.serving.request import Deliver, Request, Tell
 from offramp.serving.settings import Answers
+from offramp.serving.store import Keeper
 from offramp.serving.uplink import Uplink
 from offramp.serving.work import ExitAnswer, Work
 from offramp.telemetry import TierMetrics
@@ -61,12 +62,12 @@ class Engine:
         uplink: Uplink,
         metrics: TierMetrics,
         most_in_flight: int,
+        keeper: Keeper,
         answers: Answers = "escalate",
         brownout: Brownout | None = None,
     ) -> None:
         self.tier, self.held, self.metrics, self.answers = tier, held, metrics, answers
-        self._uplink = uplink
-        self._brownout = brownout
+        self._uplink, self._keeper, self._brownout = uplink, keeper, brownout
         self._admission = Admission(tier, most_in_flight, self._feel if brownout else None)
         metrics.in_flight.set_function(lambda: self._admission.in_flight)
         self._mismatches_seen: set[str] = set()
@@ -141,11 +142,13 @@ class Engine:
     def _passed(self, request: Request, work: Work, error: Exception | None) -> None:
         try:
             if isinstance(error, DeadlineExceeded) and work.best is not None:
-                request.end(self._own(work, "deadline"))
+                self._give(request, work, self._own(work, "deadline"))
             elif error is not None:
                 request.end(error)
-            elif work.best is not None and (work.best.leaves or work.best.browns_out):
-                request.end(self._own(work, "brownout" if work.best.browns_out else None))
+            elif work.best is not None and work.best.leaves:
+                request.end(self._own(work, None))
+            elif work.best is not None and work.best.browns_out:
+                self._give(request, work, self._own(work, "brownout"))
             else:
                 self._climb(request, work)
         except Exception as exc:
@@ -172,7 +175,13 @@ class Engine:
         answer = outcome.answer
         if (answer.network, answer.policy) != (work.held.bundle.digest, work.policy.id):
             answer = replace(answer, certified=False)
-        request.end(answer.after(self._leg(work, hop)))
+        self._give(request, work, answer.after(self._leg(work, hop)))
+
+    def _give(self, request: Request, work: Work, answer: Answer) -> None:
+        if self._keeper.wants(work.sample, answer):
+            request.await_end_of(self._keeper.kept(work.sample, answer))
+        else:
+            request.end(answer)
 
     def _for_next_tier(self, work: Work) -> Sample:
         return replace(
@@ -202,7 +211,7 @@ class Engine:
             self._warn_of_mismatch(cause)
         if work.best is None and cause is not None:
             raise cause
-        return self._own(work, reason, hop)
+        return await self._keeper.kept(work.sample, self._own(work, reason, hop))
 
     def _warn_of_mismatch(self, cause: OfframpError | None) -> None:
         # Once a field, for the text of an error may name the sample.

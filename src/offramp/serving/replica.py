@@ -59,6 +59,11 @@ class Replica:
         """How many samples are under way to it, and how many may be."""
         return self.stream.load if self._breaker.lets_through else (0, 0)
 
+    @property
+    def is_at_ease(self) -> bool:
+        """Whether it takes what can wait."""
+        return self.stream.is_at_ease and self._breaker.lets_through
+
     def start(self) -> None:
         """Begin to connect."""
         self.stream.start()

@@ -24,6 +24,7 @@ from offramp.serving.conversation import Conversation, request_from
 from offramp.serving.engine import Engine
 from offramp.serving.files import connections_within
 from offramp.serving.peers import Peers, peer_of
+from offramp.serving.results import ResultsServicer
 from offramp.serving.settings import Limits
 
 logger = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class TierServicer:
         )
 
 
-def _handlers(servicer: TierServicer) -> grpc.GenericRpcHandler:
+def _handlers(servicer: TierServicer, results: ResultsServicer) -> grpc.GenericRpcHandler:
     """As the generated code would register them, but what comes stays bytes.
 
     So a stream's sizes come for nothing, and bytes that are no message are refused here: gRPC would say UNKNOWN, and
@@ -158,7 +159,7 @@ def _handlers(servicer: TierServicer) -> grpc.GenericRpcHandler:
         servicer.Describe, response_serializer=pb.DescribeResponse.SerializeToString
     )
     stream = grpc.stream_stream_rpc_method_handler(servicer.Stream)
-    methods = {"Stream": stream, "Infer": infer, "Describe": describe}
+    methods = {"Stream": stream, "Infer": infer, "Describe": describe, **results.handlers()}
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 
@@ -166,7 +167,11 @@ class TierServer:
     """The gRPC server. Start it, then stop() it: nothing that was accepted goes without an answer."""
 
     def __init__(
-        self, servicer: TierServicer, limits: Limits, secure: SecurePort | None = None
+        self,
+        servicer: TierServicer,
+        results: ResultsServicer,
+        limits: Limits,
+        secure: SecurePort | None = None,
     ) -> None:
         self._servicer, self._secure = servicer, secure
         self._ending_idle: asyncio.Task[None] | None = None
@@ -189,7 +194,7 @@ class TierServer:
                 ("grpc.keepalive_timeout_ms", _PONG_MS),
             ],
         )
-        self._server.add_generic_rpc_handlers((_handlers(servicer),))
+        self._server.add_generic_rpc_handlers((_handlers(servicer, results),))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)

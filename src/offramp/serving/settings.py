@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from offramp.errors import DegradedReason
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,6 +26,17 @@ def _addresses(text: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 Addresses = Annotated[str, AfterValidator(_addresses)]
+
+
+def _reasons(text: str) -> str:
+    words = [word.strip() for word in text.split(",")]
+    allowed = [reason for reason in get_args(DegradedReason) if reason != "policy"]
+    if wrong := [word for word in words if word not in allowed]:
+        raise ValueError(f"{wrong[0]!r} is none of {', '.join(allowed)}")
+    return ",".join(words)
+
+
+Reasons = Annotated[str, AfterValidator(_reasons)]
 Seconds = Annotated[float, Field(gt=0)]
 Answers = Literal["escalate", "answer-then-escalate", "local-only"]
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]  # of onnxruntime, which computes
@@ -134,6 +147,23 @@ class TlsSettings(BaseModel):
     health: Address = "127.0.0.1:7110"
 
 
+class StoreSettings(BaseModel):
+    """Where samples that were answered degraded are kept until they have their full answer, and how those are got.
+
+    most_bytes: of inputs and answers; what would be more is not kept. rate: so many are asked again in a second, at
+    most. keep_s: how long results stay, and how long a full answer is waited for, while the tier runs. most_wait_s: how
+    long a degraded answer waits for the disk.
+    """
+
+    model_config = _STRICT
+    folder: Annotated[str, Field(min_length=1)]
+    most_bytes: Annotated[int, Field(ge=2**16)] = 256 * 2**20
+    rate: Annotated[float, Field(gt=0)] = 10.0
+    reasons: Reasons = "unreachable,deadline,overloaded"
+    keep_s: Seconds = 7 * 86_400.0
+    most_wait_s: Seconds = 0.05
+
+
 class TierSettings(BaseModel):
     """What every tier is told.
 
@@ -149,6 +179,7 @@ class TierSettings(BaseModel):
     metrics: Address
     plan: PlanSettings
     uplink: UplinkSettings | None = None
+    store: StoreSettings | None = None
     limits: Limits = Limits()
     tls: TlsSettings = TlsSettings()
     inference: Inference = Inference()

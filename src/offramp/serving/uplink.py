@@ -47,6 +47,11 @@ class Uplink(Protocol):
         """The share of what the next tier takes that is under way; 1: no more, 0 also where it cannot be asked."""
         ...
 
+    @property
+    def is_at_ease(self) -> bool:
+        """Whether the next tier takes what can wait: at least half of what it is sent at once is free."""
+        ...
+
     def start(self) -> None:
         """Begin to connect."""
         ...
@@ -61,6 +66,7 @@ class NoUplink:
 
     is_connected = False
     pressure = 0.0
+    is_at_ease = False
 
     def ask(self, _sample: Sample, hear: Hear) -> GiveUp:
         """Refuse."""
@@ -160,6 +166,11 @@ class StreamUplink:
         loads = [replica.load for replica in self._replicas.values() if replica.is_connected]
         under_way, most = (sum(column) for column in zip(*loads, strict=True)) if loads else (0, 0)
         return min(under_way / most, 1.0) if most else 0.0
+
+    @property
+    def is_at_ease(self) -> bool:
+        """Whether a replica has room to spare."""
+        return any(replica.is_at_ease for replica in self._replicas.values())
 
     def start(self) -> None:
         """Begin to connect; until a stream is open, samples are refused at once."""

@@ -174,7 +174,7 @@ class Status(_message.Message):
     def __init__(self, code: _Optional[int] = ..., field: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("label", "probabilities", "exit", "tier", "degraded", "network", "policy", "plan_epoch", "certified", "trail")
+    __slots__ = ("label", "probabilities", "exit", "tier", "degraded", "network", "policy", "plan_epoch", "certified", "trail", "stored")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     EXIT_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +185,7 @@ class Answer(_message.Message):
     PLAN_EPOCH_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_FIELD_NUMBER: _ClassVar[int]
     TRAIL_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
     label: int
     probabilities: _containers.RepeatedScalarFieldContainer[float]
     exit: int
@@ -195,7 +196,8 @@ class Answer(_message.Message):
     plan_epoch: int
     certified: bool
     trail: _containers.RepeatedCompositeFieldContainer[Leg]
-    def __init__(self, label: _Optional[int] = ..., probabilities: _Optional[_Iterable[float]] = ..., exit: _Optional[int] = ..., tier: _Optional[_Union[TierName, str]] = ..., degraded: _Optional[_Union[Degraded, str]] = ..., network: _Optional[int] = ..., policy: _Optional[int] = ..., plan_epoch: _Optional[int] = ..., certified: _Optional[bool] = ..., trail: _Optional[_Iterable[_Union[Leg, _Mapping]]] = ...) -> None: ...
+    stored: bool
+    def __init__(self, label: _Optional[int] = ..., probabilities: _Optional[_Iterable[float]] = ..., exit: _Optional[int] = ..., tier: _Optional[_Union[TierName, str]] = ..., degraded: _Optional[_Union[Degraded, str]] = ..., network: _Optional[int] = ..., policy: _Optional[int] = ..., plan_epoch: _Optional[int] = ..., certified: _Optional[bool] = ..., trail: _Optional[_Iterable[_Union[Leg, _Mapping]]] = ..., stored: _Optional[bool] = ...) -> None: ...
 
 class Leg(_message.Message):
     __slots__ = ("tier", "queued_us", "computed_us", "hop_us", "batch", "bytes_up", "bytes_down")
@@ -276,3 +278,45 @@ class Limits(_message.Message):
     in_flight: int
     batch: int
     def __init__(self, message_bytes: _Optional[int] = ..., in_flight: _Optional[int] = ..., batch: _Optional[int] = ...) -> None: ...
+
+class ResultsRequest(_message.Message):
+    __slots__ = ("after", "follow", "waiting", "inputs")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    follow: bool
+    waiting: bool
+    inputs: bool
+    def __init__(self, after: _Optional[int] = ..., follow: _Optional[bool] = ..., waiting: _Optional[bool] = ..., inputs: _Optional[bool] = ...) -> None: ...
+
+class StoredResult(_message.Message):
+    __slots__ = ("cursor", "stored_unix_us", "finished_unix_us", "tries", "request", "degraded", "full")
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    STORED_UNIX_US_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_UNIX_US_FIELD_NUMBER: _ClassVar[int]
+    TRIES_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    cursor: int
+    stored_unix_us: int
+    finished_unix_us: int
+    tries: int
+    request: Request
+    degraded: Response
+    full: Response
+    def __init__(self, cursor: _Optional[int] = ..., stored_unix_us: _Optional[int] = ..., finished_unix_us: _Optional[int] = ..., tries: _Optional[int] = ..., request: _Optional[_Union[Request, _Mapping]] = ..., degraded: _Optional[_Union[Response, _Mapping]] = ..., full: _Optional[_Union[Response, _Mapping]] = ...) -> None: ...
+
+class ReleaseRequest(_message.Message):
+    __slots__ = ("upto",)
+    UPTO_FIELD_NUMBER: _ClassVar[int]
+    upto: int
+    def __init__(self, upto: _Optional[int] = ...) -> None: ...
+
+class ReleaseResponse(_message.Message):
+    __slots__ = ("released",)
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    released: int
+    def __init__(self, released: _Optional[int] = ...) -> None: ...

@@ -49,6 +49,16 @@ class TierStub:
                 request_serializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.Results = channel.unary_stream(
+                '/offramp.rpc.v1.Tier/Results',
+                request_serializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.ResultsRequest.SerializeToString,
+                response_deserializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.StoredResult.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/offramp.rpc.v1.Tier/Release',
+                request_serializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
 
 
 class TierServicer:
@@ -76,6 +86,21 @@ class TierServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Results(self, request, context):
+        """What this tier has kept of samples that it answered degraded: those that have their full answer, or for which there
+        will be none, in the order in which that was known. UNIMPLEMENTED where it keeps nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Lets results go that have been read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TierServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +118,16 @@ def add_TierServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.DescribeRequest.FromString,
                     response_serializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.DescribeResponse.SerializeToString,
+            ),
+            'Results': grpc.unary_stream_rpc_method_handler(
+                    servicer.Results,
+                    request_deserializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.ResultsRequest.FromString,
+                    response_serializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.StoredResult.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.ReleaseRequest.FromString,
+                    response_serializer=offramp_dot_rpc_dot_v1_dot_tier__pb2.ReleaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +211,60 @@ class Tier:
             '/offramp.rpc.v1.Tier/Describe',
             offramp_dot_rpc_dot_v1_dot_tier__pb2.DescribeRequest.SerializeToString,
             offramp_dot_rpc_dot_v1_dot_tier__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Results(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/offramp.rpc.v1.Tier/Results',
+            offramp_dot_rpc_dot_v1_dot_tier__pb2.ResultsRequest.SerializeToString,
+            offramp_dot_rpc_dot_v1_dot_tier__pb2.StoredResult.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/offramp.rpc.v1.Tier/Release',
+            offramp_dot_rpc_dot_v1_dot_tier__pb2.ReleaseRequest.SerializeToString,
+            offramp_dot_rpc_dot_v1_dot_tier__pb2.ReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

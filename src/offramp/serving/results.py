@@ -1,0 +1,64 @@
+"""The calls that read what a tier has kept, and let it go."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from offramp.rpc.stored import stored_to_proto
+from offramp.rpc.v1 import tier_pb2 as pb
+from offramp.serving.store import Store
+
+_MOST_CURSOR = 2**63 - 1  # of SQLite
+
+
+class ResultsServicer:
+    """Of one store, or of none; message_bytes: no message is larger."""
+
+    def __init__(self, store: Store | None, message_bytes: int) -> None:
+        self._store, self._message_bytes = store, message_bytes
+
+    async def _open(self, context: Any) -> Store:
+        if self._store is None:
+            text = "this tier keeps no results: it has no setting store.folder"
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+            raise AssertionError  # abort() raises
+        return self._store
+
+    async def Results(  # noqa: N802
+        self, request: pb.ResultsRequest, context: Any
+    ) -> AsyncIterator[pb.StoredResult]:
+        """What waits, where it is asked for, then the results behind a cursor."""
+        store = await self._open(context)
+        try:
+            if request.waiting:
+                async for record in store.waiting(inputs=request.inputs):
+                    yield stored_to_proto(record, self._message_bytes)
+            after = min(request.after, _MOST_CURSOR)
+            async for record in store.results(after, inputs=request.inputs, follow=request.follow):
+                yield stored_to_proto(record, self._message_bytes)
+        except sqlite3.Error:
+            await context.abort(grpc.StatusCode.INTERNAL, "the store cannot be read")
+
+    async def Release(self, request: pb.ReleaseRequest, context: Any) -> pb.ReleaseResponse:  # noqa: N802
+        """Drop results up to a cursor."""
+        store = await self._open(context)
+        try:
+            return pb.ReleaseResponse(released=await store.release(min(request.upto, _MOST_CURSOR)))
+        except sqlite3.Error:
+            await context.abort(grpc.StatusCode.INTERNAL, "the store cannot be written")
+            raise AssertionError from None
+
+    def handlers(self) -> dict[str, Any]:
+        """By the method's name."""
+        return {
+            "Results": grpc.unary_stream_rpc_method_handler(
+                self.Results, pb.ResultsRequest.FromString, pb.StoredResult.SerializeToString
+            ),
+            "Release": grpc.unary_unary_rpc_method_handler(
+                self.Release, pb.ReleaseRequest.FromString, pb.ReleaseResponse.SerializeToString
+            ),
+        }
