@@ -74,6 +74,7 @@ SECTIONS = (
     _section("Bad callers", "connections"),
     _section("Fuzzing", "fuzz", module="fuzz.rows"),
     _section("Store and forward", "store"),
+    _section("Another bundle under load", "rolling"),
     _section("Soak", "soak"),
     _section("int8 stages", "int8"),
     _section("Footprint", "footprint"),

@@ -23,7 +23,7 @@ from offramp.errors import InvalidBundle
 
 SUMS, MANIFEST = "SHA256SUMS", "manifest.json"
 MOST_STAGE_BYTES = 2**31 - 1  # a message of protobuf can have no more
-_MOST_TEXT_BYTES = 16 * 2**20  # of SHA256SUMS and the manifest each; that of the demo has 12 kB
+MOST_TEXT_BYTES = 16 * 2**20  # of SHA256SUMS and the manifest each; that of the demo has 12 kB
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
 
 
@@ -48,13 +48,13 @@ class Bundle:
         Raises InvalidBundle where this copy does not hold it, or it is no longer the manifest's.
         """
         path = self.stage_path(stage)
-        content = _read(path, MOST_STAGE_BYTES)
+        content = read_file(path, MOST_STAGE_BYTES)
         if hashlib.sha256(content).hexdigest() != self.manifest.network.stages[stage].sha256:
             raise InvalidBundle(str(path), f"its SHA-256 is not the one in {MANIFEST}")
         return content
 
 
-def _read(path: Path, most: int) -> bytes:
+def read_file(path: Path, most: int) -> bytes:
     """A file's content. Raises InvalidBundle where it cannot be read, is no file (a pipe has no end), or too large."""
     try:
         found = path.stat()
@@ -68,7 +68,7 @@ def _read(path: Path, most: int) -> bytes:
 def _sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     try:
-        lines = _read(path, _MOST_TEXT_BYTES).decode("ascii").removesuffix("\n").split("\n")
+        lines = read_file(path, MOST_TEXT_BYTES).decode("ascii").removesuffix("\n").split("\n")
     except UnicodeDecodeError as exc:
         raise InvalidBundle(str(path), "is not text") from exc
     sums = {}
@@ -99,7 +99,7 @@ def load_bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise InvalidBundle(str(folder), "there is no bundle: not a folder")
     sums = _sums(folder)
-    content = _read(folder / MANIFEST, _MOST_TEXT_BYTES)
+    content = read_file(folder / MANIFEST, MOST_TEXT_BYTES)
     if sums.get(MANIFEST) != hashlib.sha256(content).hexdigest():
         raise InvalidBundle(str(folder / MANIFEST), f"its SHA-256 is not the one in {SUMS}")
     manifest = _manifest(folder / MANIFEST, content)
@@ -111,7 +111,7 @@ def load_bundle(folder: Path) -> Bundle:
         path = folder / stage.file
         if not path.exists():
             continue
-        found = hashlib.sha256(_read(path, MOST_STAGE_BYTES)).hexdigest()
+        found = hashlib.sha256(read_file(path, MOST_STAGE_BYTES)).hexdigest()
         for said_by, wanted in ((MANIFEST, stage.sha256), (SUMS, sums[stage.file])):
             if found != wanted:
                 raise InvalidBundle(str(path), f"its SHA-256 is not the one in {said_by}")

@@ -1,4 +1,4 @@
-"""`offramp bundle show|verify BUNDLE`: what a bundle says of itself, and whether it is true."""
+"""`offramp bundle show|verify BUNDLE`: what a bundle says of itself, and whether it is true; `push` has the others."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from offramp.bundle import Bundle, load_bundle
+from offramp.cli import push
 from offramp.exits import ExitPolicy
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the verb and its two own verbs."""
+    """Register the verb and its own verbs."""
     parser = subparsers.add_parser("bundle", help="show or verify a bundle")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     show = verbs.add_parser("show", help="stages, boundaries, costs and policies of a bundle")
@@ -25,6 +26,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     verify.set_defaults(run=run_verify)
     for verb in (show, verify):
         verb.add_argument("bundle", type=Path, help="the bundle's folder")
+    push.add(verbs)
 
 
 def _summary(bundle: Bundle) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from offramp.bundle import Brownout, Bundle, Manifest, load_bundle
 from offramp.bundle.rewriting import rewrite, with_policy
@@ -23,12 +23,20 @@ from offramp.data.unseen import FIT_SHARE, SPLIT_SEED, Parts, Unseen
 from offramp.errors import InvalidInput
 from offramp.evaluation.brownout import brownout_of
 from offramp.evaluation.calibration import Form, never_early
+from offramp.evaluation.degraded import Degraded, degraded_answers
 from offramp.evaluation.goals import Budget, Reached, RiskBound
 from offramp.evaluation.observation import UNITS, observe, whole_cost
 from offramp.exits import COMBINATIONS, RULES, ExitPolicy
 from offramp.exits.certificate import RISKS, Certificate, binomial_tail, rows_sha256
 
 _CONFIDENCE = 0.95
+
+
+class _Beyond(NamedTuple):
+    """What no certificate covers: greedier steps, and what degraded answers are worth."""
+
+    brownout: Brownout | None
+    degraded: list[Degraded]
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -98,21 +106,21 @@ def run(args: argparse.Namespace) -> int:
     _check_form(args, bundle, unseen)
     parts = unseen.split(args.fit_share, args.seed)
     goal.check(len(parts.check), len(unseen), labelled=unseen.labels is not None)
-    reached, brownout, whole = _reached(args, goal, bundle, unseen, parts)
+    reached, beyond, whole = _reached(args, goal, bundle, unseen, parts)
     certificate = _certificate(goal, reached, bundle, unseen, parts)
-    record = _record(args, reached, unseen, parts, whole)
+    record = _record(args, reached, beyond, unseen, parts, whole)
     if reached.is_met or isinstance(goal, Budget):
-        change = partial(_added, reached.policy, certificate, brownout, record)
+        change = partial(_added, reached.policy, certificate, beyond.brownout, record)
         bundle = rewrite(bundle, change, args.out)
     if args.json:
         made = {
             "certificate": None if certificate is None else asdict(certificate),
-            "brownout": None if brownout is None else brownout.model_dump(mode="json"),
+            "brownout": beyond.brownout and beyond.brownout.model_dump(mode="json"),
         }
         where = {"bundle": str(bundle.folder), "network": bundle.digest}
         print(json.dumps(where | record | made, indent=2))
     else:
-        print("\n".join(_lines(bundle, reached, brownout, unseen, args.cost, whole)))
+        print("\n".join(_lines(bundle, reached, beyond, unseen, args.cost, whole)))
     return 0 if reached.is_met else 1
 
 
@@ -156,8 +164,8 @@ def _reached(
     bundle: Bundle,
     unseen: Unseen,
     parts: Parts,
-) -> tuple[Reached, Brownout | None, float]:
-    """What the goal came to, the way on from it, and the whole that a cost is a share of."""
+) -> tuple[Reached, _Beyond, float]:
+    """What the goal came to, what lies beyond it, and the whole that a cost is a share of."""
     classes = len(bundle.manifest.network.classes)
     earlier = [setting.temperature for setting in bundle.manifest.policies[0].exits]
     form = Form(
@@ -177,7 +185,8 @@ def _reached(
     base = never_early(form, to_fit, earlier)
     whole = whole_cost(bundle.manifest, observed, args.cost)
     reached = goal.reach(base, to_fit, to_check, whole)
-    return reached, brownout_of(reached, to_fit, to_check), whole
+    beyond = _Beyond(brownout_of(reached, to_fit, to_check), degraded_answers(reached, to_check))
+    return reached, beyond, whole
 
 
 def _certificate(
@@ -203,7 +212,12 @@ def _certificate(
 
 
 def _record(
-    args: argparse.Namespace, reached: Reached, unseen: Unseen, parts: Parts, whole: float
+    args: argparse.Namespace,
+    reached: Reached,
+    beyond: _Beyond,
+    unseen: Unseen,
+    parts: Parts,
+    whole: float,
 ) -> dict[str, Any]:
     """What the provenance says of this calibration."""
     return {
@@ -212,6 +226,7 @@ def _record(
         "is_met": reached.is_met,
         **reached.figures,
         "measured": reached.measured._asdict(),
+        "degraded": [one._asdict() for one in beyond.degraded],
         "cost": {"unit": args.cost, "whole": whole},
         "data": {
             "name": unseen.name,
@@ -228,7 +243,7 @@ def _record(
 def _lines(
     bundle: Bundle,
     reached: Reached,
-    brownout: Brownout | None,
+    beyond: _Beyond,
     unseen: Unseen,
     unit: str,
     whole: float,
@@ -242,7 +257,14 @@ def _lines(
     yield f"{cost:,.1f} {'MFLOPs' if unit == 'flops' else 'bytes up'} a sample{saved}"
     if measured.accuracy is not None and measured.last_exit_accuracy is not None:
         yield f"accuracy {measured.accuracy:.2%}, the last exit's {measured.last_exit_accuracy:.2%}"
-    for n, step in enumerate(brownout.steps if brownout else (), 1):
+    for one in beyond.degraded:
+        if one.accuracy is not None and one.interval is not None:
+            low, high = one.interval
+            yield (
+                f"degraded at exit {one.exit}, not certified: {one.accuracy:.1%} [{low:.1%}, {high:.1%}] of the "
+                f"{one.handed_on:,} that it would hand on are right, {one.all_accuracy:.2%} of all"
+            )
+    for n, step in enumerate(beyond.brownout.steps if beyond.brownout else (), 1):
         right = "" if step.accuracy is None else f", accuracy {step.accuracy:.2%}"
         shares = ", ".join(f"{share:.1%}" for share in step.exit_shares)
         yield f"brown-out step {n}, not certified: leaving {shares}{right}"

@@ -6,27 +6,25 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 
-from offramp.bundle import Manifest, load_bundle
+from offramp.bundle import Manifest
 from offramp.errors import InvalidInput, InvalidSettings
 from offramp.rpc import StreamOptions, Tier, Tls
 from offramp.serving.access import SecurePort
 from offramp.serving.access.certificates import files_in
-from offramp.serving.batching import Batcher
 from offramp.serving.brownout import Brownout
+from offramp.serving.bundles import Bundles, folder_in_use
 from offramp.serving.engine import Engine
 from offramp.serving.forwarding import Forwarder
-from offramp.serving.held import Held, Plan
+from offramp.serving.opening import Opening, identify
+from offramp.serving.pushing import PushServicer
 from offramp.serving.results import ResultsServicer
-from offramp.serving.runner import StageRunner
 from offramp.serving.server import TierServer, TierServicer
 from offramp.serving.settings import TierSettings, TlsSettings
 from offramp.serving.store import NoStore, Store
 from offramp.serving.tier_profile import REFERENCE, TierProfile, read_tier_profile
 from offramp.serving.uplink import NoUplink, StreamUplink, Uplink
-from offramp.serving.work import run_stage
 from offramp.telemetry import Exposition, TierMetrics
 from offramp.telemetry.store import StoreMetrics
 
@@ -44,6 +42,7 @@ class Parts:
     uplink: Uplink
     server: TierServer
     profile: TierProfile
+    bundles: Bundles
     store: Store | None = None
     forwarder: Forwarder | None = None
     listen: str = ""  # where it listens, once started
@@ -64,9 +63,11 @@ class Parts:
         if self.forwarder is not None:
             self.forwarder.start()
         await self.server.start()
+        self.bundles.start()
 
     async def stop(self) -> None:
         """Answer what was accepted, then let go of everything."""
+        await self.bundles.close()
         if self.forwarder is not None:
             await self.forwarder.close()
         await self.server.stop(self.settings.drain_s)
@@ -75,7 +76,8 @@ class Parts:
     async def close(self) -> None:
         """Let go of uplink, inference thread, store and metrics."""
         await self.uplink.close()
-        self.engine.held.batcher.close()
+        await self.bundles.close()
+        self.bundles.let_go()
         if self.store is not None:
             await self.store.close()
         if self._exposition is not None:
@@ -99,55 +101,23 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
 
     Raises InvalidBundle for a bundle that cannot be trusted, and InvalidSettings for settings that do not fit it.
     """
-    bundle = load_bundle(settings.bundle)
-    manifest = bundle.manifest
-    last, stages = settings.plan.last_stage, len(manifest.network.stages)
-    if last is None:
-        last = stages - 1
-    if last >= stages:
-        raise InvalidSettings("plan.last_stage", f"{last}, but the last stage is {stages - 1}")
-    if last >= 0 and last not in bundle.held:
-        text = f"{last}, but {bundle.folder} holds the stages {list(bundle.held)} only"
-        raise InvalidSettings("plan.last_stage", text)
-    policy = manifest.policy(settings.policy)
-    if policy is None:
-        names = ", ".join(p.name for p in manifest.policies)
-        raise InvalidSettings("policy", f"{settings.policy!r} is none of the bundle's: {names}")
-    own = (0,) if tier is Tier.DEVICE else ()  # a device can always answer, whatever the plan
-    wanted = sorted({*own, *(k for k in bundle.held if k <= last)})
     profile = read_tier_profile(settings.tier_profile)
-    profile.check_memory(bundle, wanted)
-    runner = StageRunner(bundle, wanted, settings.inference)
+    opening = Opening(folder_in_use(settings), tier, settings, profile)
+    runner = opening.open()
     metrics = TierMetrics(str(tier), runner.stages)
-    metrics.identify(
-        version=version("offramp"), bundle=manifest.name, network=bundle.digest, policy=policy.id
-    )
-    slowdown = profile.slowdown.value
     metrics.stand_for(
-        profile.name, reference=REFERENCE, slowdown=slowdown, watts=profile.watts_by_state
+        profile.name,
+        reference=REFERENCE,
+        slowdown=profile.slowdown.value,
+        watts=profile.watts_by_state,
     )
-    batcher = Batcher(
-        partial(run_stage, runner, manifest, slowdown=slowdown),
-        most=settings.inference.batch,
-        metrics=metrics,
-        took={k: seconds * slowdown for k, seconds in runner.warm_up().items()},
-    )
-    uplink = _uplink(settings, metrics, _sent_bytes(manifest, last))
     brownout = None
     if settings.brownout.on:
-        most = max((len(one.steps) for one in manifest.brownouts), default=0)
-        if not most:
-            text = f"{manifest.name} has no steps prepared: `offramp calibrate` makes them"
-            raise InvalidSettings("brownout.on", text)
-        brownout = Brownout(settings.brownout, most, metrics.brownout_step.set)
-    held = Held(
-        bundle=bundle,
-        own_policy=policy,
-        plan=Plan(last_stage=last, epoch=settings.plan.epoch),
-        stages=runner.stages,
-        batcher=batcher,
-        brownout=brownout,
-    )
+        steps, told = opening.brownout_steps, metrics.brownout_step.set
+        brownout = Brownout(settings.brownout, steps, told)
+    held = opening.hold(runner, runner.warm_up(), metrics, brownout)
+    identify(metrics, held)
+    uplink = _uplink(settings, metrics, _sent_bytes(opening.bundle.manifest, opening.last_stage))
     store = _store(tier, settings, metrics)
     engine = Engine(
         tier=tier,
@@ -162,10 +132,13 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
     servicer = TierServicer(
         engine, settings.limits, version=version("offramp"), batch=settings.inference.batch
     )
+    bundles = Bundles(tier, settings, profile, engine, brownout)
     results = ResultsServicer(store, settings.limits.message_bytes)
     server = TierServer(servicer, results, settings.limits, _secure_port(settings, metrics))
+    if settings.bundles.push:
+        server.add(PushServicer(bundles, settings).handler())
     forwarder = _forwarder(settings, store, engine, uplink)
-    return Parts(settings, engine, uplink, server, profile, store, forwarder)
+    return Parts(settings, engine, uplink, server, profile, bundles, store, forwarder)
 
 
 def _store(tier: Tier, settings: TierSettings, metrics: TierMetrics) -> Store | None:

@@ -52,7 +52,7 @@ _NO_HOP = _Hop()
 
 
 class Engine:
-    """Answers samples by the bundle that it holds."""
+    """Answers samples by the bundle that it holds, or, where they name it, by the one that it held before."""
 
     def __init__(
         self,
@@ -69,6 +69,8 @@ class Engine:
         self.tier, self.held, self.metrics, self.answers = tier, held, metrics, answers
         self._uplink, self._keeper, self._brownout = uplink, keeper, brownout
         self._admission = Admission(tier, most_in_flight, self._feel if brownout else None)
+        self.former: Held | None = None
+        self.former_asked = 0.0  # when a sample of it came last
         metrics.in_flight.set_function(lambda: self._admission.in_flight)
         self._mismatches_seen: set[str] = set()
 
@@ -114,15 +116,34 @@ class Engine:
         request = Request(origin, deliver, self._over, tell)
         self._admission.enter(origin)
         try:
-            self._admission.refuse_excess(sample, self.held.batcher)
-            request.work = self.held.work_of(sample)
+            held = self.held if self.former is None else self._held_for(sample)
+            self._admission.refuse_excess(sample, held.batcher)
+            request.work = held.work_of(sample)
+            held.users += 1
             self._climb(request, request.work)
         except Exception as exc:
             request.end(exc)
         return request
 
+    def _held_for(self, sample: Sample) -> Held:
+        if self.former is not None and not self.held.serves(sample) and self.former.serves(sample):
+            self.former_asked = time.monotonic()
+            return self.former
+        return self.held
+
+    def swap(self, held: Held) -> Held | None:
+        """From now on samples that name no network are of this one; returns the one that is let go, if any.
+
+        The one in use until now is held on, for samples that name it. What is under way goes on where it is.
+        """
+        gone, self.former, self.held = self.former, self.held, held
+        self.former_asked = time.monotonic()
+        return gone
+
     def _over(self, request: Request, outcome: Outcome) -> None:
         self._admission.leave(request.origin)
+        if request.work is not None:
+            request.work.held.users -= 1
         self.metrics.count_result(outcome)
         self.metrics.request_seconds.observe(time.monotonic() - request.began)
 

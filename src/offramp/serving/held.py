@@ -22,9 +22,12 @@ class Plan:
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Held:
-    """`stages` are those open here, which may be more than the plan uses; own_policy decides samples that name none."""
+    """`stages` are those open here, which may be more than the plan uses; own_policy decides samples that name none.
+
+    users: samples of it that are under way.
+    """
 
     bundle: Bundle
     own_policy: ExitPolicy
@@ -32,6 +35,13 @@ class Held:
     stages: tuple[int, ...]
     batcher: Batcher
     brownout: Brownout | None = None
+    users: int = 0
+
+    def serves(self, sample: Sample) -> bool:
+        """Whether it is the network, and has the policy, that a sample names, as far as it names any."""
+        if sample.network and sample.network != self.bundle.digest:
+            return False
+        return not sample.policy or self.bundle.manifest.policy(sample.policy) is not None
 
     def is_computed_here(self, boundary: int) -> bool:
         """Whether the plan gives this tier the stage behind a boundary, and it can compute it."""

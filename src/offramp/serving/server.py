@@ -23,6 +23,7 @@ from offramp.serving.access import SecurePort
 from offramp.serving.conversation import Conversation, request_from
 from offramp.serving.engine import Engine
 from offramp.serving.files import connections_within
+from offramp.serving.held import Held
 from offramp.serving.peers import Peers, peer_of
 from offramp.serving.results import ResultsServicer
 from offramp.serving.settings import Limits
@@ -120,23 +121,12 @@ class TierServicer:
 
     async def Describe(self, _data: bytes, _context: Any) -> pb.DescribeResponse:  # noqa: N802
         """What this tier holds and how far it goes."""
-        held, manifest = self._engine.held, self._engine.held.bundle.manifest
-        own = held.own_policy
-        policies = sorted(manifest.policies, key=lambda policy: policy.id != own.id)
+        held, former = self._engine.held, self._engine.former
+        networks = [held] if former is None else [held, former]
         return pb.DescribeResponse(
             tier=pb.TierName.Name(self._engine.tier),
             version=self._version,
-            networks=[
-                pb.HeldNetwork(
-                    name=manifest.name,
-                    digest=held.bundle.digest,
-                    stages=held.stages,
-                    policies=[pb.HeldPolicy(name=p.name, id=p.id) for p in policies],
-                    classes=manifest.network.classes,
-                    input_shape=manifest.network.takes.shape,
-                    input_dtype=manifest.network.takes.dtype,
-                )
-            ],
+            networks=[_described(one) for one in networks],  # the one in use first
             plan=pb.Plan(last_stage=held.plan.last_stage, epoch=held.plan.epoch),
             limits=pb.Limits(
                 message_bytes=self._limits.message_bytes,
@@ -144,6 +134,20 @@ class TierServicer:
                 batch=self._batch,
             ),
         )
+
+
+def _described(held: Held) -> pb.HeldNetwork:
+    manifest, own = held.bundle.manifest, held.own_policy
+    policies = sorted(manifest.policies, key=lambda policy: policy.id != own.id)
+    return pb.HeldNetwork(
+        name=manifest.name,
+        digest=held.bundle.digest,
+        stages=held.stages,
+        policies=[pb.HeldPolicy(name=p.name, id=p.id) for p in policies],
+        classes=manifest.network.classes,
+        input_shape=manifest.network.takes.shape,
+        input_dtype=manifest.network.takes.dtype,
+    )
 
 
 def _handlers(servicer: TierServicer, results: ResultsServicer) -> grpc.GenericRpcHandler:
@@ -199,6 +203,10 @@ class TierServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(services, self._server)
+
+    def add(self, handler: grpc.GenericRpcHandler) -> None:
+        """Serve something more, to whoever may call this tier."""
+        self._server.add_generic_rpc_handlers((handler,))
 
     def bind(self, address: str) -> str:
         """The address (HOST:PORT) that it will listen on. Raises InvalidSettings where it cannot."""

@@ -164,6 +164,29 @@ class StoreSettings(BaseModel):
     most_wait_s: Seconds = 0.05
 
 
+class BundleSettings(BaseModel):
+    """How another bundle comes into use while the tier runs: a folder that is watched, or a push; both are off.
+
+    watch_s: how often `bundle` is looked at, 0: never; push: whether Bundles.Push is served, and folder: where what is
+    pushed is kept, over restarts; keep_s: how long the former bundle is held unasked for; verify_key: the public key
+    that every bundle has to be signed with, "" for none.
+    """
+
+    model_config = _STRICT
+    watch_s: Annotated[float, Field(ge=0)] = 0.0
+    push: bool = False
+    folder: str = ""
+    most_bytes: Annotated[int, Field(ge=2**12, le=2**34)] = 2**30
+    keep_s: Annotated[float, Field(gt=0)] = 60.0
+    verify_key: str = ""
+
+    @model_validator(mode="after")
+    def _pushed_ones_are_kept(self) -> BundleSettings:
+        if self.push and not self.folder:
+            raise ValueError("folder: is to be named where `push` is true, for what is pushed")
+        return self
+
+
 class TierSettings(BaseModel):
     """What every tier is told.
 
@@ -184,6 +207,7 @@ class TierSettings(BaseModel):
     tls: TlsSettings = TlsSettings()
     inference: Inference = Inference()
     brownout: BrownoutSettings = BrownoutSettings()
+    bundles: BundleSettings = BundleSettings()
     tier_profile: str = (
         ""  # the machine to stand for in a rehearsal, by name or file; empty: itself
     )

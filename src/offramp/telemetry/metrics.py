@@ -27,6 +27,7 @@ Outcome = Literal[
     "cancelled",
     "failed",
 ]
+Swap = Literal["done", "refused"]
 BreakerState = Literal["closed", "open", "half_open"]
 LimitName = Literal["streams", "streams_per_peer", "streams_hz", "idle", "stalled"]
 Side = Literal["downstream", "upstream"]
@@ -53,10 +54,7 @@ class TierMetrics:
             name: self._count("requests", "Samples by outcome.", outcome=name)
             for name in get_args(Outcome)
         }
-        self._exits = {
-            stage: self._count("exits", "Answers that this tier gave, by exit.", exit=str(stage))
-            for stage in stages
-        }
+        self._exits: dict[int, Count] = {}
         degraded = "Answers of an exit that would have handed on, by reason."
         self._degraded = {
             why: self._count("degraded", degraded, reason=why) for why in get_args(DegradedReason)
@@ -76,18 +74,13 @@ class TierMetrics:
         self.hop_seconds = self._seconds(
             "hop", "From handing a sample on to its result, whichever it is."
         )
-        queue = "A sample's wait for a stage."
-        self._queue_seconds = {k: self._seconds("queue", queue, stage=str(k)) for k in stages}
-        computing = "A batch's computation in a stage."
-        self._stage_seconds = {k: self._seconds("stage", computing, stage=str(k)) for k in stages}
-        self._batch_size = {
-            k: self._instruments.spread(
-                "offramp_batch_size",
-                "Samples in a batch.",
-                {"tier": tier, "stage": str(k)},
-                _BATCHES,
-            )
-            for k in stages
+        self._queue_seconds: dict[int, Spread] = {}
+        self._stage_seconds: dict[int, Spread] = {}
+        self._batch_size: dict[int, Spread] = {}
+        self.add_stages(stages)
+        swaps = "Bundles that were to come into use while the tier runs, by what became of them."
+        self.bundle_swaps = {
+            swap: self._count("bundle_swaps", swaps, swap=swap) for swap in get_args(Swap)
         }
         self.in_flight = self._gauge("in_flight", "Samples accepted and not yet answered.").labels(
             tier
@@ -122,6 +115,23 @@ class TierMetrics:
         self._slowdown = self._gauge("slowdown_ratio", "Stage time over the time computed.")
         self._watts = self._gauge("power_watts", "What its tier profile says it draws.", "state")
 
+    def add_stages(self, stages: Sequence[int]) -> None:
+        """Stages that are open here by now; those known go on counting."""
+        for k in stages:
+            if k in self._exits:
+                continue
+            exits = "Answers that this tier gave, by exit."
+            self._exits[k] = self._count("exits", exits, exit=str(k))
+            queue = "A sample's wait for a stage."
+            self._queue_seconds[k] = self._seconds("queue", queue, stage=str(k))
+            computing = "A batch's computation in a stage."
+            self._stage_seconds[k] = self._seconds("stage", computing, stage=str(k))
+            labels = {"tier": self._tier, "stage": str(k)}
+            size = "Samples in a batch."
+            self._batch_size[k] = self._instruments.spread(
+                "offramp_batch_size", size, labels, _BATCHES
+            )
+
     def _count(self, name: str, text: str, **labels: str) -> Count:
         return self._instruments.count(f"offramp_{name}", text, {"tier": self._tier, **labels})
 
@@ -133,8 +143,9 @@ class TierMetrics:
         return self._instruments.spread(name, text, named, _SECONDS)
 
     def identify(self, *, version: str, bundle: str, network: str, policy: str) -> None:
-        """State what runs and the bundle it serves."""
+        """State what runs and the bundle it serves, in place of the one until now."""
         self._build.labels(self._tier, version, platform.python_version()).set(1)
+        self._bundle.clear()
         self._bundle.labels(self._tier, bundle, network, policy).set(1)
 
     def stand_for(

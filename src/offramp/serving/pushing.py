@@ -1,0 +1,110 @@
+"""The service that takes a bundle over the wire: bounded, into a folder of its own, in use once it has been checked.
+
+parts --> bundles.folder/.incoming-x --checks, swap--> bundles.folder/DIGEST-x, and `current` is a link to it
+                     |
+                     +--> refused: deleted
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from offramp.bundle.loading import MANIFEST, SUMS
+from offramp.bundle.signing import SIGNATURE
+from offramp.errors import InvalidInput
+from offramp.rpc.v1 import bundles_pb2 as pb
+from offramp.serving.access import current_caller
+from offramp.serving.bundles import CURRENT, Bundles
+from offramp.serving.held import Held
+from offramp.serving.settings import TierSettings
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["Bundles"].full_name
+_NAME = re.compile(
+    rf"{re.escape(SUMS)}|{re.escape(SIGNATURE)}|{re.escape(MANIFEST)}|[A-Za-z0-9_-][A-Za-z0-9_.-]*\.onnx"
+)
+_MOST_FILES = 1024
+
+
+class PushServicer:
+    """Offers the bundles of one tier."""
+
+    def __init__(self, bundles: Bundles, settings: TierSettings) -> None:
+        self._bundles = bundles
+        self._folder, self._most = Path(settings.bundles.folder), settings.bundles.most_bytes
+        self._knows_callers = bool(settings.tls.folder)
+        self._is_busy = False
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """To be added to a server."""
+        push = grpc.stream_unary_rpc_method_handler(
+            self.Push, pb.BundlePart.FromString, pb.PushResponse.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE, {"Push": push})
+
+    async def Push(self, parts: AsyncIterator[pb.BundlePart], context: Any) -> pb.PushResponse:  # noqa: N802
+        """Take a bundle into use."""
+        caller = current_caller()
+        if self._knows_callers and (caller is None or not caller.may_push):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not allowed to push a bundle")
+        if self._is_busy:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "a push is under way here")
+        self._is_busy = True
+        try:
+            held = await self._take(parts)
+        except InvalidInput as exc:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
+        except OSError as exc:
+            text = f"bundles.folder: cannot be written: {exc.strerror}"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        finally:
+            self._is_busy = False
+        bundle = held.bundle
+        return pb.PushResponse(name=bundle.manifest.name, network=bundle.digest, stages=held.stages)
+
+    async def _take(self, parts: AsyncIterator[pb.BundlePart]) -> Held:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        incoming = Path(tempfile.mkdtemp(dir=self._folder, prefix=".incoming-"))
+        try:
+            await self._write(parts, incoming)
+            held = await self._bundles.swap(incoming)
+            await asyncio.to_thread(self._keep, incoming, held.bundle.digest)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
+        return held
+
+    async def _write(self, parts: AsyncIterator[pb.BundlePart], folder: Path) -> None:
+        total, names = 0, set()
+        async for part in parts:
+            if _NAME.fullmatch(part.file) is None:
+                raise InvalidInput("file", f"{part.file[:64]!r} is no name of a bundle's file")
+            total += len(part.data)
+            names.add(part.file)
+            if total > self._most or len(names) > _MOST_FILES:
+                text = f"more than {self._most} bytes or {_MOST_FILES} files"
+                raise InvalidInput("data", text)
+            await asyncio.to_thread(_append, folder / part.file, part.data)
+
+    def _keep(self, incoming: Path, digest: str) -> None:
+        """Let the next start find it; what was there before goes."""
+        kept = self._folder / f"{digest[:12]}-{incoming.name.removeprefix('.incoming-')}"
+        incoming.rename(kept)
+        link = self._folder / f".{CURRENT}.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(kept.name)
+        link.replace(self._folder / CURRENT)
+        for other in self._folder.iterdir():
+            if other.name != CURRENT and other != kept:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
