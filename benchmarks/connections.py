@@ -12,6 +12,7 @@ there. Those that the tier ends come again. Exit code 1 where a bar is broken. A
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import threading
@@ -155,7 +156,10 @@ class Others:
             rates_hz=[_RATE_HZ] * _DEVICES, seconds=seconds, seed=seed, deadline_s=_DEADLINE_S
         )
         meters = {"tier": self._tier.meter}
-        return self._run(drive, self._tier.address, _DEVICES, self._form, [load], meters)[0]
+        outcome = self._run(drive, self._tier.address, _DEVICES, self._form, [load], meters)[0]
+        self._run(gc.unfreeze)  # what drive() froze holds its connections
+        self._run(gc.collect)
+        return outcome
 
 
 def calm(others: Others, seconds: float, seed: int) -> dict[str, Any]:
