@@ -30,6 +30,7 @@ from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.composition import Parts, compose
 from offramp.serving.settings import StoreSettings, TierSettings
 from offramp.serving.store import Store
+from offramp.serving.store_file import Entry, StoreFile
 from offramp.telemetry.store import StoreMetrics
 
 NOWHERE = "127.0.0.1:1"
@@ -158,12 +159,7 @@ async def test_an_answer_that_is_degraded_above_is_kept_and_is_no_full_answer(
 
 @pytest.mark.parametrize(
     "code",
-    [
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.FAILED_PRECONDITION,
-    ],
+    [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.FAILED_PRECONDITION],
 )
 async def test_what_the_next_tier_refuses_is_asked_again(
     scores: Path, tmp_path: Path, code: grpc.StatusCode
@@ -212,6 +208,25 @@ async def test_an_id_that_comes_twice_has_one_full_answer(scores: Path, tmp_path
             (result,) = await caller.ask(sample(1, UNSURE))
             assert result.answer.stored
         assert len(await collected(client, waiting=True)) == 1
+
+
+@pytest.mark.parametrize("request_", [b"\xff\xff", b""])
+async def test_what_makes_no_sense_any_more_is_in_nobodys_way(
+    scores: Path, tmp_path: Path, request_: bytes
+) -> None:
+    async with storing(scores, tmp_path) as (_, client):
+        sound = await client.infer(UNSURE)
+    file = StoreFile(tmp_path, 2**20)
+    damaged = Entry(SampleId(Origin("camera", 1), 1), request_, b"\xff", b"\xff", -10.0)
+    file.put([damaged, damaged._replace(id=SampleId(Origin("camera", 1), 2))])
+    file.finish(3, b"\xff")
+    file.close()
+    async with (
+        running(Tier.CLOUD, scores, 2) as cloud,
+        storing(scores, tmp_path, cloud.listen) as (device, client),
+    ):
+        await eventually(lambda: totals(device) == (0, 2, 0))
+        assert [stored.id for stored in await collected(client, waiting=True)] == [sound.id]
 
 
 async def test_a_full_store_refuses_what_is_new(scores: Path, tmp_path: Path) -> None:

@@ -169,13 +169,13 @@ def test_ages_are_counted_while_the_store_is_open_whatever_the_time_of_day(
     file.close()
     clock.now = 5.0  # another boot
     file = StoreFile(tmp_path, ROOM, clock=clock)
-    assert file.expire(70.0, lambda _: b"too old") == (0, 0)
+    assert file.expire(70.0, b"too old") == (0, 0)
     clock.now += 10.0
-    assert file.expire(70.0, lambda _: b"too old") == (1, 1)
+    assert file.expire(70.0, b"too old") == (1, 1)
     assert [r.full for r in file.results(0, 10, inputs=False)] == [b"too old"]
     assert (file.totals.waiting, file.totals.answered, file.totals.failed) == (0, 0, 1)
     clock.now += 70.0
-    assert file.expire(70.0, lambda _: b"too old") == (1, 0)
+    assert file.expire(70.0, b"too old") == (1, 0)
     assert file.totals == Totals(0, 0, 0, 0, None)
     file.close()
 

@@ -90,19 +90,10 @@ def sample_of(record: StoredRecord, *, now: float, time_left_s: float) -> Sample
     return sample_from_proto(message, names, now=now, default_time_left_s=time_left_s)
 
 
-def id_of(record: StoredRecord) -> SampleId:
-    """The id under which it is kept. Raises InvalidInput where the bytes make no sense."""
-    request = pb.Request.FromString(record.request)
-    names = NamesTold()
-    names.learn(request.names)
-    return id_from_proto(request.samples[0].id, names)
-
-
-def outcome_record(sample_id: SampleId, outcome: Answer | Exception) -> bytes:
-    """A pb.Response of that answer alone, or of the error's status."""
+def outcome_record(outcome: Answer | Exception) -> bytes:
+    """A pb.Response of that answer alone, or of the error's status; whose it is, the request beside it says."""
     names = NamesSaid()
-    # The one origin of the request beside it has the number 0.
-    result = pb.Result(id=pb.SampleId(origin=0, sequence=sample_id.sequence), final=True)
+    result = pb.Result(final=True)
     if isinstance(outcome, Exception):
         result.status.CopyFrom(status_of(outcome))
     else:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -93,20 +95,23 @@ class Forwarder:
         try:
             sample = sample_of(record, now=time.monotonic(), time_left_s=self._time_left_s)
         except (InvalidInput, DecodeError, ValueError) as exc:
-            self._conclude(record, InvalidInput("store", f"it cannot be read any more: {exc}"))
+            # A disk that does not keep what it was given.
+            logger.warning("a stored sample makes no sense any more, and is forgotten: %s", exc)
+            self._follow(record, self._store.forget(record))
             return
         self._store.resent.add(sample.id)
 
         def heard(outcome: Answer | Exception) -> None:
             self._store.resent.discard(sample.id)
-            self._conclude(record, outcome)
+            self._follow(record, self._settle(record, outcome))
 
         request = self._engine.begin(sample, heard)
         if not request.is_over:
             self._asked[record.number] = request
 
-    def _conclude(self, record: StoredRecord, outcome: Answer | Exception) -> None:
-        task = asyncio.create_task(self._settle(record, outcome))
+    def _follow(self, record: StoredRecord, settling: Coroutine[Any, Any, None]) -> None:
+        """Until that is written, it is not asked again."""
+        task = asyncio.create_task(settling)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         task.add_done_callback(lambda _: self._asked.pop(record.number, None))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from offramp.rpc.stored import stored_to_proto
+from offramp.rpc.stored import StoredRecord, stored_to_proto
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.store import Store
 
+logger = logging.getLogger(__name__)
 _MOST_CURSOR = 2**63 - 1  # of SQLite
 
 
@@ -36,12 +39,21 @@ class ResultsServicer:
         try:
             if request.waiting:
                 async for record in store.waiting(inputs=request.inputs):
-                    yield stored_to_proto(record, self._message_bytes)
+                    if (message := self._message(record)) is not None:
+                        yield message
             after = min(request.after, _MOST_CURSOR)
             async for record in store.results(after, inputs=request.inputs, follow=request.follow):
-                yield stored_to_proto(record, self._message_bytes)
+                if (message := self._message(record)) is not None:
+                    yield message
         except sqlite3.Error:
             await context.abort(grpc.StatusCode.INTERNAL, "the store cannot be read")
+
+    def _message(self, record: StoredRecord) -> pb.StoredResult | None:
+        try:
+            return stored_to_proto(record, self._message_bytes)
+        except (DecodeError, ValueError) as exc:  # a disk that does not keep what it was given
+            logger.warning("stored sample %d makes no sense any more: %s", record.number, exc)
+            return None
 
     async def Release(self, request: pb.ReleaseRequest, context: Any) -> pb.ReleaseResponse:  # noqa: N802
         """Drop results up to a cursor."""

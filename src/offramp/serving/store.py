@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 
 from offramp.errors import DeadlineExceeded
 from offramp.rpc import Answer, Sample, SampleId
-from offramp.rpc.stored import StoredRecord, id_of, outcome_record, record_of
+from offramp.rpc.stored import StoredRecord, outcome_record, record_of
 from offramp.serving.settings import StoreSettings
 from offramp.serving.store_file import Entry, StoreFile
 from offramp.telemetry.store import Put, StoreMetrics
@@ -170,7 +170,7 @@ class Store:
     async def _put(self, sample: Sample, answer: Answer, within_s: float) -> Put:
         if within_s <= 0:
             return "late"
-        degraded = outcome_record(sample.id, answer)
+        degraded = outcome_record(answer)
         entry = Entry(sample.id, *record_of(sample), degraded, FIRST_S)
         putting = _Putting(entry, asyncio.get_running_loop().create_future())
         self._unwritten.append(putting)
@@ -227,10 +227,15 @@ class Store:
     async def finish(self, record: StoredRecord, outcome: Answer | Exception) -> bool:
         """Whether it is written that it has its full answer, or will have none; once, however often this is said."""
         failed = isinstance(outcome, Exception)
-        full = outcome_record(id_of(record), outcome)
+        full = outcome_record(outcome)
         done = await self._written(lambda: self.file.finish(record.number, full, failed=failed))
         self._tell()
         return done is not None
+
+    async def forget(self, record: StoredRecord) -> None:
+        """It makes no sense any more."""
+        self.metrics.failures.add()
+        await self._written(lambda: self.file.forget(record.number))
 
     def _tell(self) -> None:
         self._news.set()
@@ -239,10 +244,7 @@ class Store:
     async def _expire(self) -> None:
         keep_s = self._settings.keep_s
         error = DeadlineExceeded(f"no full answer came within {keep_s:g} s")
-
-        def status(record: StoredRecord) -> bytes:
-            return outcome_record(id_of(record), error)
-
+        status = outcome_record(error)
         while True:
             dropped, ended = await self._written(lambda: self.file.expire(keep_s, status)) or (0, 0)
             if dropped or ended:

@@ -197,15 +197,19 @@ class StoreFile:
 
     def discard(self, ids: Sequence[SampleId]) -> None:
         """Forget those of these that wait: their callers were not told that they are kept."""
-        count = size = 0
+        self._forget("id = ?", [_key(sample_id) for sample_id in ids])
+
+    def forget(self, number: int) -> None:
+        """The same for one that makes no sense."""
+        self._forget("number = ?", [number])
+
+    def _forget(self, which: str, values: Sequence[object]) -> None:
+        sizes: list[int] = []
         with self._transaction():
-            for sample_id in ids:
-                for row in self._db.execute(
-                    "DELETE FROM samples WHERE id = ? AND cursor IS NULL RETURNING size",
-                    (_key(sample_id),),
-                ):
-                    count, size = count + 1, size + row[0]
-        self._total(waiting=-count, size_bytes=-size)
+            for value in values:
+                query = f"DELETE FROM samples WHERE {which} AND cursor IS NULL RETURNING size"  # noqa: S608
+                sizes += [row[0] for row in self._db.execute(query, (value,))]
+        self._total(waiting=-len(sizes), size_bytes=-sum(sizes))
 
     def next_due(self, but: Collection[int]) -> StoredRecord | None:
         """The one that may be asked again for the longest; but: the numbers of those that are being asked."""
@@ -247,23 +251,16 @@ class StoreFile:
 
     def results(self, after: int, most: int, *, inputs: bool) -> list[StoredRecord]:
         """The next results behind a cursor."""
-        payload = "payload" if inputs else "x''"
-        found = self._db.execute(
-            f"SELECT {_RECORD}, {payload}, degraded, full FROM samples WHERE cursor > ? "  # noqa: S608
-            "ORDER BY cursor LIMIT ?",
-            (after, most),
-        )
-        return [StoredRecord._make(row) for row in found]
+        return self._page("cursor > ? ORDER BY cursor", after, most, inputs)
 
     def waiting(self, after: int, most: int, *, inputs: bool) -> list[StoredRecord]:
         """The next that wait, behind a number."""
+        return self._page("number > ? AND cursor IS NULL ORDER BY number", after, most, inputs)
+
+    def _page(self, which: str, after: int, most: int, inputs: bool) -> list[StoredRecord]:
         payload = "payload" if inputs else "x''"
-        found = self._db.execute(
-            f"SELECT {_RECORD}, {payload}, degraded, full FROM samples WHERE number > ? "  # noqa: S608
-            "AND cursor IS NULL ORDER BY number LIMIT ?",
-            (after, most),
-        )
-        return [StoredRecord._make(row) for row in found]
+        query = f"SELECT {_RECORD}, {payload}, degraded, full FROM samples WHERE {which} LIMIT ?"  # noqa: S608
+        return [StoredRecord._make(row) for row in self._db.execute(query, (after, most))]
 
     def release(self, upto: int) -> int:
         """Drop the results up to a cursor; how many that were."""
@@ -281,19 +278,18 @@ class StoreFile:
         )
         return len(rows)
 
-    def expire(self, keep_s: float, status: Callable[[StoredRecord], bytes]) -> tuple[int, int]:
+    def expire(self, keep_s: float, status: bytes) -> tuple[int, int]:
         """Drop results, and end what waits with that status, that are older; how many of each."""
         before = self.now - keep_s
         dropped = self._drop("aged_from <= ?", before)
         found = self._db.execute(
-            f"SELECT {_RECORD}, x'', degraded, full FROM samples INDEXED BY waiting_age "  # noqa: S608
-            "WHERE cursor IS NULL AND aged_from <= ?",
+            "SELECT number FROM samples INDEXED BY waiting_age WHERE cursor IS NULL AND aged_from <= ?",
             (before,),
         ).fetchall()
         if found:
             with self._transaction():
-                for record in map(StoredRecord._make, found):
-                    self._finish(record.number, status(record), failed=True)
+                for (number,) in found:
+                    self._finish(number, status, failed=True)
             self._total(waiting=-len(found), failed=len(found))
         return dropped, len(found)
 
