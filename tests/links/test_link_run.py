@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import signal
 import socket
@@ -75,6 +76,16 @@ def bad(flag: str, value: str) -> list[str]:
     return ["link", "run", *(word for pair in {**flags, flag: value}.items() for word in pair)]
 
 
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Whatever the program makes of the logging of this process ends with the test, as its standard error does."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+@pytest.mark.usefixtures("own_logging")
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [

@@ -113,10 +113,10 @@ async def test_a_tier_above_that_answers_too_late_is_tried_now_and_then(scores: 
     cloud = ScriptedTier(lambda one: answer() if one.id.sequence % 2 else None)
     async with (
         scripted(cloud) as address,
-        running(Tier.DEVICE, scores, 0, address) as device,
+        running(Tier.DEVICE, scores, 0, address, reserve_s=0.2) as device,
         AsyncClient(device.listen) as client,
     ):
-        outcomes = [(await client.infer(UNSURE, deadline_s=0.1)).degraded for _ in range(10)]
+        outcomes = [(await client.infer(UNSURE, deadline_s=0.4)).degraded for _ in range(10)]
         assert outcomes.count("deadline") == outcomes.count(None) == 5
         given = await client.infer(UNSURE, deadline_s=30)
         assert given.degraded == "deadline"

@@ -46,6 +46,7 @@ def test_a_device_that_is_killed_in_the_middle_has_each_full_answer_once(
     above = f"127.0.0.1:{free_port()}"
     cloud = start("cloud", scores, listen=above)
     device = start("device", scores, *flags(tmp_path, above, rate=20.0))
+    wait_for(lambda: scrape(device.metrics)["offramp_upstreams", ""] == 1)
     with Client(device.listen) as client:
         expected = [client.infer(image, deadline_s=5.0) for image in SURE_AT]
         assert [one.tier for one in expected] == [1, 3, 3]
