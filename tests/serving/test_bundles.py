@@ -225,6 +225,18 @@ def push(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+async def test_a_push_of_bytes_that_are_no_message_is_refused(scores: Path, tmp_path: Path) -> None:
+    async with (
+        taking(scores, tmp_path / "kept") as cloud,
+        grpc.aio.insecure_channel(cloud.listen) as channel,
+    ):
+        push_raw = channel.stream_unary("/offramp.rpc.v1.Bundles/Push")
+        with pytest.raises(grpc.aio.AioRpcError, match="request: its bytes are not") as caught:
+            await push_raw(iter([b"\xff"]))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert list((tmp_path / "kept").iterdir()) == []
+
+
 async def test_a_pushed_bundle_is_in_use_and_still_is_after_a_restart(
     scores: Path, other: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -382,3 +383,47 @@ async def test_a_tier_that_keeps_nothing_says_so(scores: Path) -> None:
         for ask in asking:
             with pytest.raises(TierFailed, match=text):
                 await ask()
+
+
+# --- callers that nobody wants ------------------------------------------------------------------
+
+
+async def test_bytes_that_are_no_message_are_refused_by_what_reads_and_drops(
+    scores: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        storing(scores, tmp_path) as (device, _),
+        grpc.aio.insecure_channel(device.listen) as channel,
+    ):
+        asking = {
+            "Results": lambda: channel.unary_stream("/offramp.rpc.v1.Tier/Results")(b"\xff").read(),
+            "Release": lambda: channel.unary_unary("/offramp.rpc.v1.Tier/Release")(b"\xff"),
+        }
+        for ask in asking.values():
+            with pytest.raises(grpc.aio.AioRpcError, match="request: its bytes are not") as caught:
+                await ask()
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "Traceback" not in caplog.text
+
+
+async def test_who_follows_results_counts_among_the_calls_of_its_side(
+    scores: Path, tmp_path: Path
+) -> None:
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
+    async with (
+        storing(scores, tmp_path, limits={"streams_per_peer": 2}) as (device, client),
+        grpc.aio.insecure_channel(device.listen, own) as channel,
+    ):
+        read = channel.unary_stream("/offramp.rpc.v1.Tier/Results")
+        await client.infer(UNSURE)
+        async with aclosing(client.results(waiting=True, follow=True)) as following:
+            await anext(following)
+            with pytest.raises(grpc.aio.AioRpcError, match="2 calls from your side") as caught:
+                await read(b"").read()
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for _ in range(100):
+            with contextlib.suppress(grpc.aio.AioRpcError):  # it takes a moment to leave
+                assert await read(b"").read() is grpc.aio.EOF
+                return
+            await asyncio.sleep(0.02)
+        pytest.fail("whoever has left still counts")

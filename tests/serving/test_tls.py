@@ -326,7 +326,7 @@ def test_a_program_asks_itself_for_its_health_with_tls_on(
     assert run("cloud", *flags, f"--tls.health={cloud.health}", "--health").returncode == 1
 
 
-def test_infer_shows_a_token_that_is_in_no_list_of_processes(
+def test_a_verb_shows_a_token_that_is_in_no_list_of_processes(
     scores: Path,
     pki: Pki,
     start: Callable[..., Program],
@@ -349,5 +349,7 @@ def test_infer_shows_a_token_that_is_in_no_list_of_processes(
     assert infer(*token_file)[0] == 2
     monkeypatch.setenv("OFFRAMP_TOKEN", pki.token("app"))
     assert infer(*trusting) == (0, "")
+    assert main(["results", "--device", device.listen, *trusting]) == 1
+    assert "it has no setting store.folder" in capsys.readouterr().err  # it was let in
     monkeypatch.setenv("OFFRAMP_TOKEN", "0" * 64)
     assert infer(*trusting) == (1, f"offramp: {device.listen}: {': '.join(REFUSED)}\n")

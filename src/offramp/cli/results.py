@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from offramp.cli import access
 from offramp.client import Client
 from offramp.errors import InvalidInput
 from offramp.rpc import Answer
@@ -33,6 +34,7 @@ def add(verbs: Any) -> None:
         "--release", action="store_true", help="let the device drop what has been printed"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    access.add_flags(parser)
     parser.set_defaults(run=run)
 
 
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if not 0 <= arguments.after <= _MOST_CURSOR:
         raise InvalidInput("--after", f"{arguments.after} is no cursor")
-    with Client(arguments.device) as client:
+    with Client(arguments.device, tls=access.tls_of(arguments)) as client:
         classes = list(client.describe().networks[0].classes)
         found = client.results(
             after=arguments.after, follow=arguments.follow, waiting=arguments.pending

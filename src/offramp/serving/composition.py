@@ -18,6 +18,7 @@ from offramp.serving.bundles import Bundles, folder_in_use
 from offramp.serving.engine import Engine
 from offramp.serving.forwarding import Forwarder
 from offramp.serving.opening import Opening, identify
+from offramp.serving.peers import Peers
 from offramp.serving.pushing import PushServicer
 from offramp.serving.results import ResultsServicer
 from offramp.serving.server import TierServer, TierServicer
@@ -129,11 +130,12 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         answers=settings.answers,
         brownout=brownout,
     )
+    peers = Peers(settings.limits, metrics)
     servicer = TierServicer(
-        engine, settings.limits, version=version("offramp"), batch=settings.inference.batch
+        engine, settings.limits, peers, version=version("offramp"), batch=settings.inference.batch
     )
     bundles = Bundles(tier, settings, profile, engine, brownout)
-    results = ResultsServicer(store, settings.limits.message_bytes)
+    results = ResultsServicer(store, settings.limits.message_bytes, peers)
     server = TierServer(servicer, results, settings.limits, _secure_port(settings, metrics))
     if settings.bundles.push:
         server.add(PushServicer(bundles, settings).handler())

@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
 from offramp.rpc import Answer, NamesSaid, NamesTold, SampleId
 from offramp.rpc.exchange import Direction
@@ -30,6 +28,7 @@ from offramp.rpc.messages import (
 from offramp.rpc.status import status_of
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.engine import Engine
+from offramp.serving.parsing import message_from
 from offramp.serving.request import Request, outcome_of
 from offramp.serving.settings import Limits
 
@@ -117,7 +116,7 @@ class Conversation:
         try:
             while isinstance(data := await read(), bytes):
                 self._count("up", len(data))
-                self._take(request_from(data))
+                self._take(message_from(pb.Request, data))
                 while len(self._results) > self._engine.most_in_flight:
                     self._room.clear()  # a caller that does not read its results
                     await self._room.wait()
@@ -201,12 +200,3 @@ class Conversation:
 
     def _count(self, direction: Direction, size: int) -> None:
         self._engine.metrics.count_bytes("downstream", direction, size + GRPC_PREFIX_BYTES)
-
-
-def request_from(data: bytes) -> pb.Request:
-    """The message of those bytes. Raises InvalidInput where they are none."""
-    try:
-        request: pb.Request = pb.Request.FromString(data)
-    except DecodeError:
-        raise InvalidInput("request", "its bytes are not a message of this protocol") from None
-    return request

@@ -24,6 +24,7 @@ from offramp.rpc.v1 import bundles_pb2 as pb
 from offramp.serving.access import current_caller
 from offramp.serving.bundles import CURRENT, Bundles
 from offramp.serving.held import Held
+from offramp.serving.parsing import message_from
 from offramp.serving.settings import TierSettings
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Bundles"].full_name
@@ -45,11 +46,11 @@ class PushServicer:
     def handler(self) -> grpc.GenericRpcHandler:
         """To be added to a server."""
         push = grpc.stream_unary_rpc_method_handler(
-            self.Push, pb.BundlePart.FromString, pb.PushResponse.SerializeToString
+            self.Push, response_serializer=pb.PushResponse.SerializeToString
         )
         return grpc.method_handlers_generic_handler(_SERVICE, {"Push": push})
 
-    async def Push(self, parts: AsyncIterator[pb.BundlePart], context: Any) -> pb.PushResponse:  # noqa: N802
+    async def Push(self, parts: AsyncIterator[bytes], context: Any) -> pb.PushResponse:  # noqa: N802
         """Take a bundle into use."""
         caller = current_caller()
         if self._knows_callers and (caller is None or not caller.may_push):
@@ -69,7 +70,7 @@ class PushServicer:
         bundle = held.bundle
         return pb.PushResponse(name=bundle.manifest.name, network=bundle.digest, stages=held.stages)
 
-    async def _take(self, parts: AsyncIterator[pb.BundlePart]) -> Held:
+    async def _take(self, parts: AsyncIterator[bytes]) -> Held:
         self._folder.mkdir(parents=True, exist_ok=True)
         incoming = Path(tempfile.mkdtemp(dir=self._folder, prefix=".incoming-"))
         try:
@@ -80,9 +81,10 @@ class PushServicer:
             await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
         return held
 
-    async def _write(self, parts: AsyncIterator[pb.BundlePart], folder: Path) -> None:
+    async def _write(self, parts: AsyncIterator[bytes], folder: Path) -> None:
         total, names = 0, set()
-        async for part in parts:
+        async for data in parts:
+            part = message_from(pb.BundlePart, data)
             if _NAME.fullmatch(part.file) is None:
                 raise InvalidInput("file", f"{part.file[:64]!r} is no name of a bundle's file")
             total += len(part.data)

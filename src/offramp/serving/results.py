@@ -10,8 +10,12 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from offramp.errors import InvalidInput, TierUnavailable
+from offramp.rpc.status import code_of, status_of
 from offramp.rpc.stored import StoredRecord, stored_to_proto
 from offramp.rpc.v1 import tier_pb2 as pb
+from offramp.serving.parsing import message_from
+from offramp.serving.peers import Peers, peer_of
 from offramp.serving.store import Store
 
 logger = logging.getLogger(__name__)
@@ -19,10 +23,10 @@ _MOST_CURSOR = 2**63 - 1  # of SQLite
 
 
 class ResultsServicer:
-    """Of one store, or of none; message_bytes: no message is larger."""
+    """Of one store, or of none; message_bytes: no message is larger; peers: who has how many calls open."""
 
-    def __init__(self, store: Store | None, message_bytes: int) -> None:
-        self._store, self._message_bytes = store, message_bytes
+    def __init__(self, store: Store | None, message_bytes: int, peers: Peers) -> None:
+        self._store, self._message_bytes, self._peers = store, message_bytes, peers
 
     async def _open(self, context: Any) -> Store:
         if self._store is None:
@@ -32,10 +36,16 @@ class ResultsServicer:
         return self._store
 
     async def Results(  # noqa: N802
-        self, request: pb.ResultsRequest, context: Any
+        self, data: bytes, context: Any
     ) -> AsyncIterator[pb.StoredResult]:
         """What waits, where it is asked for, then the results behind a cursor."""
         store = await self._open(context)
+        peer = peer_of(context)
+        try:
+            request = message_from(pb.ResultsRequest, data)
+            self._peers.enter(peer, is_stream=True)
+        except (InvalidInput, TierUnavailable) as exc:
+            await context.abort(code_of(status_of(exc)), str(exc))
         try:
             if request.waiting:
                 async for record in store.waiting(inputs=request.inputs):
@@ -47,6 +57,8 @@ class ResultsServicer:
                     yield message
         except sqlite3.Error:
             await context.abort(grpc.StatusCode.INTERNAL, "the store cannot be read")
+        finally:
+            self._peers.leave(peer)
 
     def _message(self, record: StoredRecord) -> pb.StoredResult | None:
         try:
@@ -55,22 +67,25 @@ class ResultsServicer:
             logger.warning("stored sample %d makes no sense any more: %s", record.number, exc)
             return None
 
-    async def Release(self, request: pb.ReleaseRequest, context: Any) -> pb.ReleaseResponse:  # noqa: N802
+    async def Release(self, data: bytes, context: Any) -> pb.ReleaseResponse:  # noqa: N802
         """Drop results up to a cursor."""
         store = await self._open(context)
         try:
+            request = message_from(pb.ReleaseRequest, data)
             return pb.ReleaseResponse(released=await store.release(min(request.upto, _MOST_CURSOR)))
+        except InvalidInput as exc:
+            await context.abort(code_of(status_of(exc)), str(exc))
         except sqlite3.Error:
             await context.abort(grpc.StatusCode.INTERNAL, "the store cannot be written")
-            raise AssertionError from None
+        raise AssertionError  # abort() raises
 
     def handlers(self) -> dict[str, Any]:
         """By the method's name."""
         return {
             "Results": grpc.unary_stream_rpc_method_handler(
-                self.Results, pb.ResultsRequest.FromString, pb.StoredResult.SerializeToString
+                self.Results, response_serializer=pb.StoredResult.SerializeToString
             ),
             "Release": grpc.unary_unary_rpc_method_handler(
-                self.Release, pb.ReleaseRequest.FromString, pb.ReleaseResponse.SerializeToString
+                self.Release, response_serializer=pb.ReleaseResponse.SerializeToString
             ),
         }

@@ -20,10 +20,11 @@ from offramp.rpc.status import code_of, status_of
 from offramp.rpc.traceparent import traceparent_bytes
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.access import SecurePort
-from offramp.serving.conversation import Conversation, request_from
+from offramp.serving.conversation import Conversation
 from offramp.serving.engine import Engine
 from offramp.serving.files import connections_within
 from offramp.serving.held import Held
+from offramp.serving.parsing import message_from
 from offramp.serving.peers import Peers, peer_of
 from offramp.serving.results import ResultsServicer
 from offramp.serving.settings import Limits
@@ -38,11 +39,13 @@ _LOOKS_EVERY_S = 15.0
 class TierServicer:
     """Offers one engine over gRPC."""
 
-    def __init__(self, engine: Engine, limits: Limits, *, version: str, batch: int) -> None:
+    def __init__(
+        self, engine: Engine, limits: Limits, peers: Peers, *, version: str, batch: int
+    ) -> None:
         self._engine, self._limits = engine, limits
         self._version, self._batch = version, batch
         self._conversations: dict[Conversation, asyncio.Task[Any] | None] = {}
-        self._peers = Peers(limits, engine.metrics)
+        self._peers = peers
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -107,7 +110,7 @@ class TierServicer:
         traceparent = traceparent_bytes(str(metadata.get("traceparent", "")))
         try:
             with self._conversation(context, is_stream=False) as conversation:
-                request = request_from(data)
+                request = message_from(pb.Request, data)
                 for sample in request.samples:
                     sample.traceparent = sample.traceparent or traceparent
                 response = await conversation.answer_once(request, context.time_remaining())
