@@ -55,13 +55,13 @@ def _latest(load: Load) -> list[Any]:
     return load.between(now - _CALM_S - DEADLINE_S, now)
 
 
-def _rows(
-    some: Sequence[Fault], images: Any, seconds: float, faketime: Path | None
-) -> list[dict[str, Any]]:
+def _rows(some: Sequence[Fault], images: Any, seconds: float, needs: str) -> list[dict[str, Any]]:
     """One deployment, broken in these ways one after the other."""
     made = []
     with (
-        deployed(faketime=faketime) as deployment,
+        deployed(
+            faketime=FAKETIME if needs == "clock" else None, has_store=needs == "store"
+        ) as deployment,
         loading(deployment.device, images, RATE_HZ, DEADLINE_S) as load,
     ):
         for fault in some:
@@ -76,13 +76,12 @@ def measured(only: Sequence[str], seed: int, seconds: float) -> dict[str, Any]:
     images = images.reshape(-1, 28, 28, 1)
     chosen = [f for f in faults(seed) if not only or any(text in f.name for text in only)]
     made, left_out = [], []
-    for sets_clock in (False, True):
-        some = [fault for fault in chosen if fault.sets_clock == sets_clock]
-        if sets_clock and FAKETIME is None:
+    for needs in ("", "store", "clock"):
+        some = [fault for fault in chosen if fault.needs == needs]
+        if needs == "clock" and FAKETIME is None:
             left_out = [fault.name for fault in some]
         elif some:
-            faketime = FAKETIME if sets_clock else None
-            made += _rows(some, images, seconds, faketime)
+            made += _rows(some, images, seconds, needs)
     return {
         "rate_hz": RATE_HZ,
         "deadline_s": DEADLINE_S,

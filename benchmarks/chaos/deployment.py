@@ -20,6 +20,15 @@ import docker
 from benchmarks.serving.running import free_port
 
 ROOT = Path(__file__).parents[2]
+STORE = "/var/lib/offramp"
+_OWN_DISK = {  # a compose file (JSON is YAML)
+    "services": {
+        "device": {
+            "environment": {"OFFRAMP_DEVICE_STORE__FOLDER": STORE},
+            "tmpfs": [f"{STORE}:uid=10001,gid=10001,mode=0700,size=8m"],
+        }
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -66,11 +75,15 @@ class Deployment:
 
 @contextlib.contextmanager
 def deployed(
-    services: Sequence[str] = ("device",), *, faketime: Path | None = None
+    services: Sequence[str] = ("device",),
+    *,
+    faketime: Path | None = None,
+    has_store: bool = False,
 ) -> Iterator[Deployment]:
     """The project up and healthy with these services and what they need; gone at the end. Raises RuntimeError.
 
     faketime: libfaketime.so.1, through which the tiers then read their clocks, the monotonic one left as it is.
+    has_store: the device keeps what it answers degraded on a disk of its own, STORE, of a few megabytes.
     """
     project = f"offramp-chaos-{secrets.token_hex(3)}"
     # One that the engine chose would be another one after a restart.
@@ -82,6 +95,9 @@ def deployed(
             clock = Path(temporary, "clock", "offset")
             Path(temporary, "clock.yml").write_text(_own_clock(faketime, clock))
             files += ["--file", str(Path(temporary, "clock.yml"))]
+        if has_store:
+            Path(temporary, "store.yml").write_text(json.dumps(_OWN_DISK))
+            files += ["--file", str(Path(temporary, "store.yml"))]
 
         def compose(*words: str) -> subprocess.CompletedProcess[str]:
             command = ["docker", "compose", "--project-name", project, *files, *words]

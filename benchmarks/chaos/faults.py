@@ -10,9 +10,9 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from benchmarks.chaos.deployment import Deployment
+from benchmarks.chaos.deployment import STORE, Deployment
 
 Act = Callable[[Deployment], None]
 _LINKS = {"fog": "device-fog", "cloud": "fog-cloud"}  # the network on which the tier below finds it
@@ -20,6 +20,16 @@ _UNLIMITED = -1
 _SPARE_BYTES = 16 * 2**20
 _SLOW_US = 1_000  # of 100,000: the least that the kernel takes
 _SHOW_TIME = "import time; print(time.time())"
+_FILLER = f"{STORE}/filler"
+_FILL = f"""
+import errno, os
+file = os.open({_FILLER!r}, os.O_CREAT | os.O_WRONLY)
+for size in (65536, 1):
+    try:
+        while os.write(file, bytes(size)): pass
+    except OSError as exc:
+        assert exc.errno == errno.ENOSPC
+"""
 _CLOCK_OFF_S = 30.0  # how long it may take to ask for it
 
 
@@ -34,7 +44,9 @@ class Fault:
     reasons: frozenset[str]
     is_gone: bool = True  # the tier does not answer at all meanwhile
     hits_device: bool = False
-    sets_clock: bool = False  # of the tiers, which then need one of their own
+    needs: Literal["", "clock", "store"] = (
+        ""  # of a deployment: tiers with a clock, a device with a disk of its own
+    )
 
 
 def faults(seed: int) -> list[Fault]:
@@ -59,6 +71,7 @@ def faults(seed: int) -> list[Fault]:
     found.append(_fault("out of memory", "fog", _squeeze, _release))
     order = random.Random(seed).sample(["device", "fog", "cloud"], 3)  # noqa: S311
     found.append(_restarted(order))
+    found.append(_disk_full())
     found += [_clock_set("an hour forward", 3600), _clock_set("a day back", -86_400)]
     return found
 
@@ -123,6 +136,26 @@ def _restarted(order: list[str]) -> Fault:
     return Fault(name, "device", begin, lambda _: None, reasons, is_gone=False, hits_device=True)
 
 
+def _disk_full() -> Fault:
+    """No byte is left where the device keeps what it answers degraded, and then the fog is gone."""
+
+    def begin(deployment: Deployment) -> None:
+        code, said = deployment.container("device").exec_run(["python", "-c", _FILL])
+        if code != 0:
+            raise RuntimeError(f"the device's disk could not be filled: {said.decode()}")
+        deployment.container("fog").kill("SIGKILL")
+
+    def end(deployment: Deployment) -> None:
+        device = deployment.container("device")
+        if b"but not kept" not in device.logs():
+            raise RuntimeError("the device's store did not come to a full disk")
+        device.exec_run(["rm", _FILLER])
+        deployment.container("fog").start()
+
+    reasons = frozenset({"unreachable", "deadline"})
+    return Fault("device's disk full, fog killed", "fog", begin, end, reasons, needs="store")
+
+
 def _clock_set(how: str, seconds: int) -> Fault:
     """On all tiers: clocks are compared nowhere, and what is measured is measured with the monotonic one."""
 
@@ -143,5 +176,5 @@ def _clock_set(how: str, seconds: int) -> Fault:
         end=lambda deployment: step(deployment, 0),
         reasons=frozenset(),
         is_gone=False,
-        sets_clock=True,
+        needs="clock",
     )
