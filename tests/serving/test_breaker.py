@@ -79,7 +79,7 @@ async def test_a_tier_above_that_is_stopped_is_not_waited_for_and_asked_again_on
     cloud = Program("cloud", scores)
     try:
         async with (
-            running(Tier.DEVICE, scores, 0, cloud.listen) as device,
+            running(Tier.DEVICE, scores, 0, cloud.listen, reserve_s=0.2) as device,
             AsyncClient(device.listen) as client,
         ):
             assert (await client.infer(UNSURE)).degraded is None
