@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from offramp.errors import InvalidInput, InvalidSettings
+from offramp.serving.heap import keep_heap_small, trim_heap
 from offramp.serving.reading import add_flags, read_settings
 from offramp.serving.settings import TierSettings
 
@@ -79,6 +80,7 @@ def _ask_health(listen: str) -> int:
 
 
 async def _serve(tier_name: str, settings: TierSettings, *, check_only: bool) -> int:
+    keep_heap_small()
     # Before gRPC is imported: its core writes lines of its own, as of a port in use, which here is our error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from offramp.rpc import Tier
@@ -102,6 +104,7 @@ async def _serve(tier_name: str, settings: TierSettings, *, check_only: bool) ->
         await parts.close()
         raise
     gc.collect()
+    trim_heap()
     gc.freeze()  # modules, bundle and sessions stay: no collection need look at them again
     health = f" health={parts.health}" if parts.health else ""
     sys.stdout.write(f"ready {tier_name} listen={parts.listen} metrics={parts.metrics}{health}\n")

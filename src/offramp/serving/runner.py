@@ -22,6 +22,7 @@ from offramp.serving.compute import (
 )
 from offramp.serving.optimised import keep_graph, kept_graph, read_graph
 from offramp.serving.settings import Inference
+from offramp.wire import prepare_decoding
 
 
 class StageOutputs(NamedTuple):
@@ -114,8 +115,11 @@ class StageRunner:
     def warm_up(self) -> dict[int, float]:
         """Seconds that one sample takes in each stage, once onnxruntime has allocated what it needs.
 
-        Raises InvalidBundle where a stage cannot compute on zeros.
+        Where samples may come as encoded images, the decoders are then at hand, too. Raises InvalidBundle where a stage
+        cannot compute on zeros.
         """
+        if 0 in self._stages and self._bundle.manifest.network.takes.dtype == "uint8":
+            prepare_decoding()
         return {k: self._second_of_two(k) for k in self._stages}
 
     def _second_of_two(self, stage: int) -> float:

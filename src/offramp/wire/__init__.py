@@ -1,7 +1,15 @@
 """Bytes of tensors and images, checked before anything is allocated. Pure; needs Pillow."""
 
 from offramp.wire.entropy import Coding
-from offramp.wire.images import decode_image, encode_image
+from offramp.wire.images import decode_image, encode_image, prepare_decoding
 from offramp.wire.tensors import TensorSpec, pack, unpack
 
-__all__ = ["Coding", "TensorSpec", "decode_image", "encode_image", "pack", "unpack"]
+__all__ = [
+    "Coding",
+    "TensorSpec",
+    "decode_image",
+    "encode_image",
+    "pack",
+    "prepare_decoding",
+    "unpack",
+]
