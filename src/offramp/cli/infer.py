@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,5 +119,5 @@ def _as_json(
         "policy": answer.policy,
         "plan_epoch": answer.plan_epoch,
         "latency_ms": None if latency_s is None else round(latency_s * 1e3, 3),
-        "trail": [{**asdict(leg), "tier": str(leg.tier)} for leg in answer.trail],
+        "trail": [{**leg._asdict(), "tier": str(leg.tier)} for leg in answer.trail],
     }

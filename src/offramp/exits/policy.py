@@ -115,6 +115,11 @@ class ExitPolicy:
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @property
+    def goes_by_time(self) -> bool:
+        """Whether decide() is to be told how long the samples have left."""
+        return RULES[self.rule].goes_by_time
+
     def state_type(self, classes: int) -> np.dtype[np.void] | None:
         """The record that a sample carries from exit to exit: packed, little-endian; None: nothing."""
         fields = (*COMBINATIONS[self.combine].fields(classes), *RULES[self.rule].fields(classes))

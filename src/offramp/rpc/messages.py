@@ -82,8 +82,7 @@ class Sample:
     view: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leg:
+class Leg(NamedTuple):
     """What one tier spent on a sample: seconds, the largest batch it ran in, its share of bytes up and down."""
 
     tier: Tier

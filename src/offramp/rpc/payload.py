@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,7 @@ class EncodedImage:
     media_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class TensorBytes:
+class TensorBytes(NamedTuple):
     """A tensor as it travels; an empty dtype or a shape of None means the manifest's."""
 
     data: bytes

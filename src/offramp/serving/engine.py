@@ -24,7 +24,6 @@ from offramp.errors import (
     OfframpError,
     TierUnavailable,
 )
-from offramp.exits.confidence import labels_of
 from offramp.rpc import Answer, Leg, Reply, Sample, Tier
 from offramp.serving.admission import Admission
 from offramp.serving.brownout import Brownout
@@ -254,7 +253,7 @@ class Engine:
         self, work: Work, best: ExitAnswer, reason: DegradedReason | None, hop: _Hop
     ) -> Answer:
         return Answer(
-            label=int(labels_of(best.probabilities)),
+            label=best.label,
             probabilities=best.probabilities,
             exit=best.exit,
             tier=self.tier,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from offramp.bundle import Manifest
 from offramp.errors import InvalidInput
 from offramp.exits import Decision, ExitPolicy
+from offramp.exits.confidence import labels_of
 from offramp.rpc import Payload, Sample
 from offramp.rpc.payload import payload_arrays, tensors_payload
 from offramp.serving.pace import Stretch
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
     from offramp.serving.held import Held
 
 
-@dataclass(frozen=True, slots=True)
-class ExitAnswer:
-    """What an exit says of one sample: calibrated probabilities (C,), and whether the policy lets it leave.
+class ExitAnswer(NamedTuple):
+    """What an exit says of one sample: label, calibrated probabilities (C,), and whether the policy lets it leave.
 
     browns_out: whether it leaves all the same, because the tier has too much to do.
     """
 
     exit: int
+    label: int
     probabilities: NDArray[np.float32]
     leaves: bool
     browns_out: bool = False
@@ -128,15 +129,15 @@ def _move_on(sound: Sequence[Work], stage: int, outputs: StageOutputs) -> None:
         rows = [k for k, work in enumerate(sound) if work.policy.id == policy.id and finite[k]]
         decision = _decision(policy, stage, outputs, rows, [sound[k] for k in rows])
         probabilities = decision.probabilities.astype(np.float32)
-        leaves, browns_out = (
-            decision.leaves.tolist(),
-            _browning_out(sound[0], policy, stage, decision),
-        )
+        labels, leaves = labels_of(probabilities).tolist(), decision.leaves.tolist()
+        browns_out = _browning_out(sound[0], policy, stage, decision)
         for place, k in enumerate(rows):
             work = sound[k]
-            work.best = ExitAnswer(stage, probabilities[place], leaves[place], browns_out[place])
+            work.best = ExitAnswer(
+                stage, labels[place], probabilities[place], leaves[place], browns_out[place]
+            )
             work.boundary = stage + 1
-            work.arrays = tuple(tensor[k] for tensor in outputs.boundary)
+            work.arrays = tuple([tensor[k] for tensor in outputs.boundary])
             if decision.state is not None:
                 work.exit_state = decision.state[place].tobytes()
 
@@ -150,13 +151,14 @@ def _browning_out(work: Work, policy: ExitPolicy, stage: int, decision: Decision
     return found
 
 
-def _finite(outputs: StageOutputs) -> NDArray[np.bool_]:
+def _finite(outputs: StageOutputs) -> Sequence[bool]:
     """(N,): whose logits, gate and boundary are numbers; of the boundary, for the next tier would refuse them."""
-    found = np.ones(len(outputs.logits), np.bool_)
     gates = () if outputs.gate is None else (outputs.gate,)
+    found = [True] * len(outputs.logits)
     for tensor in (outputs.logits, *gates, *outputs.boundary):
         if tensor.dtype.kind == "f" and not (is_finite := np.isfinite(tensor)).all():
-            found &= is_finite.reshape(len(tensor), -1).all(axis=1)
+            rows = is_finite.reshape(len(tensor), -1).all(axis=1).tolist()
+            found = [before and now for before, now in zip(found, rows, strict=True)]
     return found
 
 
@@ -167,15 +169,13 @@ def _decision(
     rows: Sequence[int],
     works: Sequence[Work],
 ) -> Decision:
-    logits = outputs.logits[rows]
-    state = None
+    logits, gate = outputs.logits, outputs.gate
+    if len(rows) < len(logits):
+        logits, gate = logits[rows], None if gate is None else gate[rows]
+    state = time_left_s = None
     if stage > 0 and (state_type := policy.state_type(logits.shape[1])) is not None:
         state = np.frombuffer(b"".join(work.exit_state for work in works), state_type)
-    now = time.monotonic()
-    return policy.decide(
-        stage,
-        logits,
-        state=state,
-        gate=None if outputs.gate is None else outputs.gate[rows],
-        time_left_s=np.array([work.sample.deadline - now for work in works]),
-    )
+    if policy.goes_by_time:
+        now = time.monotonic()
+        time_left_s = np.array([work.sample.deadline - now for work in works])
+    return policy.decide(stage, logits, state=state, gate=gate, time_left_s=time_left_s)
