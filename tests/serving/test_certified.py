@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.serving import toy
 from tests.serving.tiers import running
@@ -13,7 +16,8 @@ from tests.serving.toy import SURE_AT
 from offramp.bundle import load_bundle
 from offramp.bundle.rewriting import rewrite, with_policy
 from offramp.client import AsyncClient
-from offramp.rpc import Tier
+from offramp.rpc import Origin, Sample, SampleId, TensorBytes, Tier, TierStream
+from offramp.wire import pack
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +28,18 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     certificate = toy.certificate_of(bundle, policy, risk="disagreement", samples=299)
     rewrite(bundle, lambda now: with_policy(now, policy, certificate, now.provenance))
     return bundle.folder
+
+
+@asynccontextmanager
+async def streaming(address: str) -> AsyncIterator[TierStream]:
+    """A stream as the tier below would have it."""
+    stream = TierStream(address)
+    stream.start()
+    try:
+        await stream.wait_connected(20)
+        yield stream
+    finally:
+        await stream.close()
 
 
 async def test_answers_of_a_certified_policy_are_certified_from_every_tier(certified: Path) -> None:
@@ -56,3 +72,29 @@ async def test_the_same_policy_without_a_certificate_is_not_certified(scores: Pa
     async with running(Tier.DEVICE, scores, 2) as device, AsyncClient(device.listen) as client:
         answers = [await client.infer(image) for image in SURE_AT]
     assert [a.certified for a in answers] == [False] * 3
+
+
+async def test_what_came_without_names_is_certified_by_no_tier_that_it_reaches(
+    certified: Path,
+) -> None:
+    """Who sent it from boundary 1 did not say how the exit before it decided."""
+    bundle = load_bundle(certified)
+    names = {"network": bundle.digest, "policy": bundle.manifest.policies[0].id}
+    async with (
+        running(Tier.CLOUD, certified, 2) as cloud,
+        running(Tier.FOG, certified, 1, cloud.listen) as fog,
+        streaming(fog.listen) as stream,
+    ):
+        for sure_at, codes in ((1, [0, 9, 0, 0, 0, 0, 9]), (2, [0, 1, 0, 0, 0, 0, 9])):
+            payload = (TensorBytes(pack(np.array(codes, np.uint8), toy.CODES_1)),)
+            for k, given in enumerate(({"network": "", "policy": ""}, names)):
+                until = time.monotonic() + 20
+                one = Sample(
+                    id=SampleId(Origin("caller", sure_at), k),
+                    boundary=1,
+                    deadline=until,
+                    payload=payload,
+                    **given,
+                )
+                answer = (await stream.ask(one, until)).answer
+                assert (answer.exit, answer.certified) == (sure_at, given is names)

@@ -22,6 +22,7 @@ from offramp.rpc.v1 import tier_pb2 as pb
 ENVELOPE_BYTES = (
     1024  # kept free beside a payload: its sample's names are at most 600, its other fields 150
 )
+_MOST_TENSORS = 256  # of a boundary: networks have one, or one for each branch
 _MOST_TRACEPARENT_BYTES = 64  # version 00 has 25; a later one may have more
 GRPC_PREFIX_BYTES = 5  # what gRPC puts before each message: a flag and a length
 _REASONS: tuple[DegradedReason | None, ...] = (
@@ -178,15 +179,14 @@ def sample_from_proto(
 
 
 def payload_from_proto(message: pb.Payload) -> Payload:
-    """The payload of a message. Raises InvalidInput where it has none."""
+    """The payload of a message. Raises InvalidInput where it has none, or more tensors than any boundary."""
     form = message.WhichOneof("form")
     if form == "tensors":
-        return tuple(
-            [
-                TensorBytes(tensor.data, tensor.dtype, tuple(tensor.shape) or None)
-                for tensor in message.tensors.tensors
-            ]
-        )
+        tensors = message.tensors.tensors
+        if len(tensors) > _MOST_TENSORS:
+            text = f"{len(tensors)} tensors, over the limit of {_MOST_TENSORS}"
+            raise InvalidInput("payload.tensors", text)
+        return tuple([TensorBytes(t.data, t.dtype, tuple(t.shape) or None) for t in tensors])
     if form == "image":
         return EncodedImage(message.image.data, message.image.media_type)
     raise InvalidInput("payload", "neither tensors nor an image")

@@ -6,7 +6,7 @@ receiver NamesTold.learn(message.names); NamesTold.value("policy", 0) -> id
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -92,8 +92,10 @@ class NamesTold:
             "policy": {},
         }
 
-    def learn(self, names: Iterable[pb.Name]) -> None:
+    def learn(self, names: Sequence[pb.Name]) -> None:
         """Remember the names of a message. Raises InvalidInput for one of no kind, one too long or one too many."""
+        if len(names) > len(self._values) * MOST_NAMES:
+            raise InvalidInput("names", f"{len(names)} in one message")
         for name in names:
             kind = name.WhichOneof("kind")
             if kind is None:

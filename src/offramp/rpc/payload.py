@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Boundary
 from offramp.errors import InvalidInput
-from offramp.wire import TensorSpec, decode_image, pack, unpack
+from offramp.wire import TensorSpec, check_media_type, decode_image, pack, unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,12 @@ def payload_bytes(payload: Payload) -> int:
 
 
 def payload_size_checked(payload: Payload, boundary: Boundary, index: int) -> None:
-    """Pass where form, dtype, shape and length are the boundary's; nothing is allocated.
+    """Pass where form, media type, dtype, shape and length are the boundary's; nothing is allocated.
 
     Raises InvalidInput naming the field.
     """
     if isinstance(payload, EncodedImage):
+        check_media_type(payload.media_type, "payload.image")
         if index != 0:
             raise InvalidInput("payload.image", f"boundary {index} takes tensors, not an image")
         if [tensor.dtype for tensor in boundary.tensors] != ["uint8"]:

@@ -15,6 +15,7 @@ from offramp.errors import (
 )
 from offramp.rpc.v1 import tier_pb2 as pb
 
+_MOST_TEXT = 500  # characters of a status's field or message
 _BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _BY_REASON: dict[DegradedReason, grpc.StatusCode] = {
     "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -40,7 +41,12 @@ def status_of(error: BaseException) -> pb.Status:
     elif isinstance(error, TierUnavailable):
         code = _BY_REASON.get(error.reason, grpc.StatusCode.UNAVAILABLE)
         message = str(error)
-    return pb.Status(code=code.value[0], field=field, message=message)
+    return pb.Status(code=code.value[0], field=_short(field), message=_short(message))
+
+
+def _short(text: str) -> str:
+    """What a caller sent may be in it, and is not sent back, or on, at any length."""
+    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}..."
 
 
 def code_of(status: pb.Status) -> grpc.StatusCode:

@@ -55,7 +55,7 @@ class Admission:
             waiting = needed_s / (self._spent_here * left_s) if left_s > 0 else 0.0
             self._see(max(self.in_flight / self.most, waiting), time.monotonic())
         if self.in_flight > self.most:
-            share = self.most / len(self._by_origin)
+            share = max(1.0, self.most / len(self._by_origin))  # where there are many, one each
             if self._by_origin[sample.id.origin] > share or self.in_flight > 2 * self.most:
                 raise TierUnavailable("overloaded", f"{self.most} samples are in flight here")
         if left_s > 0 and needed_s > self._spent_here * left_s:

@@ -33,6 +33,7 @@ _QUANTUM_S, _THERE_S = 0.002, 0.25
 # would take longer than what the loop could do meanwhile. With others under way it is the thread's, for while that
 # computes the others come in, and are the next batch.
 _SHORT_S = 0.001
+_UNKNOWN = StageTime()  # of a stage in which nothing was computed yet
 
 
 @dataclass(slots=True, eq=False)
@@ -159,7 +160,7 @@ class Batcher:
                 ahead_s += queue.ahead_of(origin) * self._times[k].sample_s
         if not (ahead_s or self._running):
             return 0.0
-        own = self._times[stage]
+        own = self._times.get(stage, _UNKNOWN)  # whatever number a caller gave, it makes no entry
         computing_s = max(0.0, self._free_at - time.monotonic())
         return computing_s + ahead_s + own.sample_s + own.margin_s
 

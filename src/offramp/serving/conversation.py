@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
@@ -33,6 +34,8 @@ from offramp.serving.request import Request, outcome_of
 from offramp.serving.settings import Limits
 
 logger = logging.getLogger(__name__)
+
+_AT_ONCE = 32  # samples of one message, before the event loop is let go on with others
 
 Read = Callable[
     [], Awaitable[Any]
@@ -101,7 +104,7 @@ class Conversation:
                 message.time_left_us = min(given_us, most_us)
         self._count("up", request.ByteSize())
         try:
-            self._take(request)
+            await self._take(request)
             while self._under_way:
                 self._ready.clear()
                 await self._ready.wait()
@@ -116,27 +119,42 @@ class Conversation:
         try:
             while isinstance(data := await read(), bytes):
                 self._count("up", len(data))
-                self._take(message_from(pb.Request, data))
-                while len(self._results) > self._engine.most_in_flight:
-                    self._room.clear()  # a caller that does not read its results
-                    await self._room.wait()
+                await self._take(message_from(pb.Request, data))
         finally:
             self.end_when_answered()
 
-    def _take(self, request: pb.Request) -> None:
+    async def _take(self, request: pb.Request) -> None:
+        """All that a message holds, a few at a time: however many there are, others have their turn between."""
         self._told.learn(request.names)
         now = self._heard = time.monotonic()
-        for message in request.samples:
-            try:
-                self._accept(message, now)
-            except OfframpError as exc:
-                self._engine.metrics.count_result(outcome_of(exc))
-                self._push(pb.Result(id=message.id, final=True, status=status_of(exc)))
-        for cancel in request.cancels:
-            with contextlib.suppress(InvalidInput):  # nothing of that name is under way
-                if found := self._under_way.pop(id_from_proto(cancel, self._told), None):
-                    found.cancel()
-                    self._ready.set()
+        for count, one in enumerate(chain(request.samples, request.cancels), 1):
+            if isinstance(one, pb.Sample):
+                self._accept_or_refuse(one, now)
+            else:
+                self._cancel(one)
+            if count % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+                await self._has_room()
+        await self._has_room()
+
+    async def _has_room(self) -> None:
+        """Return at once, unless the caller does not read its results."""
+        while self._is_stream and len(self._results) > self._engine.most_in_flight:
+            self._room.clear()
+            await self._room.wait()
+
+    def _accept_or_refuse(self, message: pb.Sample, now: float) -> None:
+        try:
+            self._accept(message, now)
+        except OfframpError as exc:
+            self._engine.metrics.count_result(outcome_of(exc))
+            self._push(pb.Result(id=message.id, final=True, status=status_of(exc)))
+
+    def _cancel(self, wire_id: pb.SampleId) -> None:
+        with contextlib.suppress(InvalidInput):  # nothing of that name is under way
+            if found := self._under_way.pop(id_from_proto(wire_id, self._told), None):
+                found.cancel()
+                self._ready.set()
 
     def _accept(self, message: pb.Sample, now: float) -> None:
         if self._ending:

@@ -192,9 +192,12 @@ class Engine:
             reason = _reason_of(outcome)
             request.await_end_of(self._fall_back(work, reason, outcome, hop))
             return
-        answer = outcome.answer
-        if (answer.network, answer.policy) != (work.held.bundle.digest, work.policy.id):
-            answer = replace(answer, certified=False)
+        answer, asked = outcome.answer, (work.held.bundle.digest, work.policy.id)
+        is_of_asked = (answer.network, answer.policy) == asked
+        is_certified = answer.certified and is_of_asked and work.is_of_one_policy
+        if answer.stored or is_certified != answer.certified:
+            # What the next tier keeps is kept for this one: a caller of this one cannot ask for it.
+            answer = replace(answer, certified=is_certified, stored=False)
         self._give(request, work, answer.after(self._leg(work, hop)))
 
     def _give(self, request: Request, work: Work, answer: Answer) -> None:

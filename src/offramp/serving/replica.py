@@ -95,7 +95,7 @@ class Replica:
         if isinstance(outcome, DeadlineExceeded):
             self._hops.learn(now, now - began)
             self._breaker.fail("deadline")
-        elif isinstance(outcome, TierUnavailable) and outcome.reason == "unreachable":
+        elif _is_lost(outcome):
             self._breaker.fail("unreachable")
         else:
             self._breaker.succeed()
@@ -140,3 +140,9 @@ class Replica:
             await asyncio.wait([self._probing])
         await self.stream.close()
         self._metrics.forget_breaker(self.stream.target)
+
+
+def _is_lost(outcome: Reply | OfframpError) -> bool:
+    """Whether nothing came of it any more; a tier that itself says that it cannot answer is there to say so."""
+    is_unreachable = isinstance(outcome, TierUnavailable) and outcome.reason == "unreachable"
+    return is_unreachable and not outcome.bytes_down

@@ -48,6 +48,13 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise ValueError("no WebP header")
 
 
+def check_media_type(media_type: str, field: str) -> None:
+    """Pass where it is one that is decoded here. Raises InvalidInput naming `field`."""
+    if media_type not in MEDIA_TYPES:
+        text = f"{media_type[:64]!r} is none of {', '.join(MEDIA_TYPES)}"
+        raise InvalidInput(f"{field}.media_type", text)
+
+
 def prepare_decoding() -> None:
     """Have the decoders at hand, so that the first image need not wait for them."""
     from PIL import Image
@@ -78,10 +85,7 @@ def decode_image(
     media type is unknown, the image is of another size than `shape` (seen from its header, before
     pixels are allocated), neither grey, RGB nor a palette of 8 bits, truncated or otherwise broken.
     """
-    if media_type not in MEDIA_TYPES:
-        raise InvalidInput(
-            f"{field}.media_type", f"{media_type!r} is none of {', '.join(MEDIA_TYPES)}"
-        )
+    check_media_type(media_type, field)
     if len(shape) != 3 or shape[2] not in _MODES:
         raise InvalidInput(
             field, f"an image cannot be the tensor {list(shape)} that this network takes"
