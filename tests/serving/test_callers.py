@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.serving import toy
 from tests.serving.tiers import eventually, running, scrape
 from tests.serving.wire import calling, sample, tensors
@@ -16,8 +20,11 @@ from offramp.errors import BundleMismatch, InvalidInput, TierUnavailable
 from offramp.rpc import Origin, Sample, SampleId, Tier
 from offramp.rpc.status import error_of, status_of
 from offramp.rpc.v1 import tier_pb2 as pb
+from offramp.rpc.v1 import tier_pb2_grpc
 from offramp.serving import conversation
 from offramp.serving.admission import Admission
+
+LIMITED = ("offramp_limits_total", 'limit="streams_per_peer"')
 
 
 @pytest.mark.parametrize(
@@ -160,3 +167,32 @@ async def test_a_tier_without_a_store_does_not_say_that_it_keeps_anything(
         asked = [await client.infer(toy.SURE_AT[2]) for client in (of_fog, of_device)]
     assert [(one.tier, one.degraded) for one in asked] == [(Tier.FOG, "unreachable")] * 2
     assert [one.stored for one in asked] == [True, False]
+
+
+async def test_whoever_watches_the_health_counts_among_the_calls_of_its_side(scores: Path) -> None:
+    limits = {"streams_per_peer": 2}
+    async with (
+        running(Tier.DEVICE, scores, 2, limits=limits) as device,
+        grpc.aio.insecure_channel(device.listen) as channel,
+        # gRPC itself keeps those of one connection within the limit.
+        grpc.aio.insecure_channel(device.listen, [("grpc.use_local_subchannel_pool", 1)]) as other,
+    ):
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        for watch in watches:
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        health = health_pb2_grpc.HealthStub(other)
+        tier: Any = tier_pb2_grpc.TierStub(other)  # type: ignore[no-untyped-call]
+        for ask in (health.Check, tier.Describe):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await ask(health_pb2.HealthCheckRequest())
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        watches[0].cancel()
+        await eventually(lambda: scrape(device.metrics)[LIMITED] == 2)
+        for _ in range(100):
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                assert await tier.Describe(pb.DescribeRequest())
+                break
+            await asyncio.sleep(0.05)
+        else:
+            pytest.fail("the call that ended still counts")

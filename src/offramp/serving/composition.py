@@ -130,13 +130,13 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
         answers=settings.answers,
         brownout=brownout,
     )
-    peers = Peers(settings.limits, metrics)
     servicer = TierServicer(
-        engine, settings.limits, peers, version=version("offramp"), batch=settings.inference.batch
+        engine, settings.limits, version=version("offramp"), batch=settings.inference.batch
     )
     bundles = Bundles(tier, settings, profile, engine, brownout)
-    results = ResultsServicer(store, settings.limits.message_bytes, peers)
-    server = TierServer(servicer, results, settings.limits, _secure_port(settings, metrics))
+    results = ResultsServicer(store, settings.limits.message_bytes)
+    peers, secure = Peers(settings.limits, metrics), _secure_port(settings, metrics)
+    server = TierServer(servicer, results, settings.limits, peers, secure)
     if settings.bundles.push:
         server.add(PushServicer(bundles, settings).handler())
     forwarder = _forwarder(settings, store, engine, uplink)

@@ -1,8 +1,8 @@
 """Who calls, and how much of this tier each of them may hold: streams and unary calls open, streams a second.
 
-    call --enter()--> counted by peer --leave()-->
-             |
-             +--> TierUnavailable("overloaded"), counted, and in the log once in a while
+    call --Counting--> enter() --> counted by peer --> the service --> leave()
+                          |
+                          +--> TierUnavailable("overloaded"), counted, and in the log once in a while
 
 A peer is the identity that its certificate proved, or else the host that it calls from; all that is behind one relay
 or address translator is one peer. gRPC tells nothing of a connection before its first call, so that nothing here can
@@ -11,14 +11,21 @@ limit how fast connections come: docs/operations.md has a rule for the kernel.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
+import grpc
+import grpc.aio
+
 from offramp.errors import TierUnavailable
+from offramp.rpc.status import code_of, status_of
+from offramp.serving.access.guarding import guard
 from offramp.serving.settings import Limits
 from offramp.telemetry import TierMetrics
 from offramp.telemetry.metrics import LimitName
@@ -97,6 +104,39 @@ class Peers:
             logger.warning(line, limit, name, self._unsaid)
             self._unsaid, self._said = 0, now
         raise TierUnavailable("overloaded", text)
+
+
+class Counting(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """In front of every service of a server: a call is served where its peer may have one more, and counted."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._counted: dict[str, grpc.RpcMethodHandler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        """The handler that would serve the call, counted; None where there is none."""
+        counted = self._counted.get(details.method)
+        if counted is None and (handler := await continuation(details)) is not None:
+            is_stream = handler.request_streaming or handler.response_streaming
+            admitted = partial(self._admitted, is_stream=is_stream)
+            counted = self._counted[details.method] = guard(handler, admitted)
+        return counted
+
+    @contextlib.asynccontextmanager
+    async def _admitted(self, context: Any, *, is_stream: bool) -> AsyncIterator[None]:
+        peer = peer_of(context)
+        try:
+            self._peers.enter(peer, is_stream=is_stream)
+        except TierUnavailable as exc:
+            await context.abort(code_of(status_of(exc)), str(exc))
+        try:
+            yield
+        finally:
+            self._peers.leave(peer)
 
 
 def peer_of(context: Any) -> str:

@@ -10,12 +10,11 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from offramp.errors import InvalidInput, TierUnavailable
+from offramp.errors import InvalidInput
 from offramp.rpc.status import code_of, status_of
 from offramp.rpc.stored import StoredRecord, stored_to_proto
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.parsing import message_from
-from offramp.serving.peers import Peers, peer_of
 from offramp.serving.store import Store
 
 logger = logging.getLogger(__name__)
@@ -23,10 +22,10 @@ _MOST_CURSOR = 2**63 - 1  # of SQLite
 
 
 class ResultsServicer:
-    """Of one store, or of none; message_bytes: no message is larger; peers: who has how many calls open."""
+    """Of one store, or of none; message_bytes: no message is larger."""
 
-    def __init__(self, store: Store | None, message_bytes: int, peers: Peers) -> None:
-        self._store, self._message_bytes, self._peers = store, message_bytes, peers
+    def __init__(self, store: Store | None, message_bytes: int) -> None:
+        self._store, self._message_bytes = store, message_bytes
 
     async def _open(self, context: Any) -> Store:
         if self._store is None:
@@ -40,11 +39,9 @@ class ResultsServicer:
     ) -> AsyncIterator[pb.StoredResult]:
         """What waits, where it is asked for, then the results behind a cursor."""
         store = await self._open(context)
-        peer = peer_of(context)
         try:
             request = message_from(pb.ResultsRequest, data)
-            self._peers.enter(peer, is_stream=True)
-        except (InvalidInput, TierUnavailable) as exc:
+        except InvalidInput as exc:
             await context.abort(code_of(status_of(exc)), str(exc))
         try:
             if request.waiting:
@@ -57,8 +54,6 @@ class ResultsServicer:
                     yield message
         except sqlite3.Error:
             await context.abort(grpc.StatusCode.INTERNAL, "the store cannot be read")
-        finally:
-            self._peers.leave(peer)
 
     def _message(self, record: StoredRecord) -> pb.StoredResult | None:
         try:

@@ -25,7 +25,7 @@ from offramp.serving.engine import Engine
 from offramp.serving.files import connections_within
 from offramp.serving.held import Held
 from offramp.serving.parsing import message_from
-from offramp.serving.peers import Peers, peer_of
+from offramp.serving.peers import Counting, Peers
 from offramp.serving.results import ResultsServicer
 from offramp.serving.settings import Limits
 
@@ -39,13 +39,10 @@ _LOOKS_EVERY_S = 15.0
 class TierServicer:
     """Offers one engine over gRPC."""
 
-    def __init__(
-        self, engine: Engine, limits: Limits, peers: Peers, *, version: str, batch: int
-    ) -> None:
+    def __init__(self, engine: Engine, limits: Limits, *, version: str, batch: int) -> None:
         self._engine, self._limits = engine, limits
         self._version, self._batch = version, batch
         self._conversations: dict[Conversation, asyncio.Task[Any] | None] = {}
-        self._peers = peers
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -77,10 +74,7 @@ class TierServicer:
                     conversation.end_when_answered()
 
     @contextlib.contextmanager
-    def _conversation(self, context: Any, *, is_stream: bool) -> Iterator[Conversation]:
-        """One for a call that this tier has room for. Raises TierUnavailable where it has none."""
-        peer = peer_of(context)
-        self._peers.enter(peer, is_stream=is_stream)
+    def _conversation(self, *, is_stream: bool) -> Iterator[Conversation]:
         conversation = Conversation(self._engine, self._limits, is_stream=is_stream)
         self._conversations[conversation] = asyncio.current_task() if is_stream else None
         self._idle.clear()
@@ -90,7 +84,6 @@ class TierServicer:
             yield conversation
         finally:
             del self._conversations[conversation]
-            self._peers.leave(peer)
             if not self._conversations:
                 self._idle.set()
 
@@ -99,7 +92,7 @@ class TierServicer:
     ) -> None:
         """Serve a caller until it leaves."""
         try:
-            with self._conversation(context, is_stream=True) as conversation:
+            with self._conversation(is_stream=True) as conversation:
                 await conversation.run(context.read, context.write)
         except (InvalidInput, TierUnavailable) as exc:
             await context.abort(code_of(status_of(exc)), str(exc))
@@ -109,7 +102,7 @@ class TierServicer:
         metadata = dict(context.invocation_metadata() or ())
         traceparent = traceparent_bytes(str(metadata.get("traceparent", "")))
         try:
-            with self._conversation(context, is_stream=False) as conversation:
+            with self._conversation(is_stream=False) as conversation:
                 request = message_from(pb.Request, data)
                 for sample in request.samples:
                     sample.traceparent = sample.traceparent or traceparent
@@ -178,13 +171,14 @@ class TierServer:
         servicer: TierServicer,
         results: ResultsServicer,
         limits: Limits,
+        peers: Peers,
         secure: SecurePort | None = None,
     ) -> None:
         self._servicer, self._secure = servicer, secure
         self._ending_idle: asyncio.Task[None] | None = None
         idle_ms = round(limits.idle_s * 1e3)
         self._server = grpc.aio.server(
-            interceptors=() if secure is None else (secure.gate,),
+            interceptors=(*(() if secure is None else (secure.gate,)), Counting(peers)),
             options=[
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_send_message_length", limits.message_bytes),

@@ -20,18 +20,13 @@ import grpc.aio
 from offramp.rpc.reread import Reread
 from offramp.rpc.tls import Refusal
 from offramp.serving.access.callers import Caller, Callers
+from offramp.serving.access.guarding import guard
 from offramp.serving.access.handshakes import Handshakes
 from offramp.serving.access.refusals import Refusals
 
 _REFUSED = "not allowed to call this tier"  # all that whoever is refused learns
 _BEARER = "bearer "
 _CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
-_FORMS = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
 
 
 def current_caller() -> Caller | None:
@@ -63,32 +58,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             handler = await continuation(details)
             if handler is None:
                 return self._nothing
-            guarded = self._guarded[details.method] = self._guard(handler)
+            guarded = self._guarded[details.method] = guard(handler, self._admitted)
         return guarded
-
-    def _guard(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
-        behaviour = (
-            handler.unary_unary
-            or handler.unary_stream
-            or handler.stream_unary
-            or handler.stream_stream
-        )
-        is_one = not handler.request_streaming
-        parse = handler.request_deserializer if is_one else None
-
-        async def guarded(request: Any, context: Any) -> Any:
-            async with self._admitted(context):
-                outcome = behaviour(parse(request) if parse else request, context)
-                if not hasattr(outcome, "__aiter__"):
-                    return await outcome
-                async for response in outcome:
-                    await context.write(response)
-                return None
-
-        form = _FORMS[handler.request_streaming, handler.response_streaming]
-        # One message stays bytes until its sender may call.
-        deserializer = None if is_one else handler.request_deserializer
-        return form(guarded, deserializer, handler.response_serializer)
 
     async def _no_such_method(self, _requests: Any, context: Any) -> None:
         async with self._admitted(context):
