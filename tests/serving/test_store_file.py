@@ -116,6 +116,15 @@ def test_what_would_be_over_the_bound_is_refused_and_what_is_there_stays(tmp_pat
     file.close()
 
 
+def test_one_that_is_too_large_leaves_the_room_to_those_after_it(tmp_path: Path) -> None:
+    size = entry(1, 1000).size
+    file = StoreFile(tmp_path, 3 * size)
+    together = [entry(1, 1000), entry(2, 10 * size), entry(3, 1000), entry(3, 1000), entry(4, 1000)]
+    assert file.put(together) == ["stored", "full", "stored", "stored", "stored"]
+    assert (file.totals.waiting, file.totals.size_bytes) == (3, 3 * size)
+    file.close()
+
+
 def test_the_file_is_little_larger_than_its_bound(tmp_path: Path) -> None:
     file = StoreFile(tmp_path, ROOM)
     for round_ in range(4):

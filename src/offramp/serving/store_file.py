@@ -11,7 +11,6 @@ store's own, which runs while the store is open: a device may not know the time 
 
 from __future__ import annotations
 
-import itertools
 import os
 import sqlite3
 import struct
@@ -176,24 +175,29 @@ class StoreFile:
     # --- what waits ---------------------------------------------------------------------------------
 
     def put(self, entries: Sequence[Entry]) -> list[Put]:
-        """What became of each, in one commit: the latest are left out where there is no room.
+        """What became of each, in one commit: what there is no room for is left out, and what fits beside it is not.
 
         One whose id is there already changes nothing. Raises sqlite3.Error, and then none is stored.
         """
         room = self._most_bytes - self.totals.size_bytes
-        fitting = [end <= room for end in itertools.accumulate(entry.size for entry in entries)]
+        if all(entry.size > room for entry in entries):
+            return ["full"] * len(entries)
+        outcomes: list[Put] = []
         size, count, now = 0, 0, self.now
-        if any(fitting):
-            with self._transaction():
-                for entry in itertools.compress(entries, fitting):
-                    inserted = self._db.execute(
-                        "INSERT INTO samples (id, request, payload, degraded, size, stored_at, aged_from, due) "
-                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-                        (*_columns(entry), time.time(), now, now + entry.first_s),
-                    ).rowcount
-                    size, count = size + inserted * entry.size, count + inserted
-            self._total(waiting=count, size_bytes=size)
-        return ["stored" if fits else "full" for fits in fitting]
+        with self._transaction():
+            for entry in entries:
+                if size + entry.size > room:
+                    outcomes.append("full")
+                    continue
+                inserted = self._db.execute(
+                    "INSERT INTO samples (id, request, payload, degraded, size, stored_at, aged_from, due) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                    (*_columns(entry), time.time(), now, now + entry.first_s),
+                ).rowcount
+                size, count = size + inserted * entry.size, count + inserted
+                outcomes.append("stored")
+        self._total(waiting=count, size_bytes=size)
+        return outcomes
 
     def discard(self, ids: Sequence[SampleId]) -> None:
         """Forget those of these that wait: their callers were not told that they are kept."""
