@@ -49,9 +49,10 @@ def test_half_open_lets_one_request_try_and_its_end_decides() -> None:
     breaker.fail("unreachable")
     breaker.probe()
     assert breaker.lets_through
-    breaker.begin()
+    first = breaker.begin()
     assert not breaker.lets_through
-    breaker.give_up()  # its caller has gone: another may try
+    breaker.give_up(first)  # its caller has gone: another may try
+    assert breaker.lets_through
     breaker.begin()
     breaker.fail("deadline")
     breaker.probe()
@@ -59,6 +60,22 @@ def test_half_open_lets_one_request_try_and_its_end_decides() -> None:
     breaker.succeed()
     assert breaker.lets_through
     assert states == ["open", "half_open", "open", "half_open", "closed"]
+
+
+def test_half_open_lets_no_second_one_try_when_another_than_the_first_is_given_up() -> None:
+    breaker = Breaker(failures=1, late_share=0.5)
+    ordinary = breaker.begin()
+    breaker.fail("unreachable")
+    breaker.probe()
+    earlier = breaker.begin()
+    breaker.fail("deadline")
+    breaker.probe()
+    trial = breaker.begin()
+    for number in (ordinary, earlier):
+        breaker.give_up(number)
+        assert not breaker.lets_through
+    breaker.give_up(trial)
+    assert breaker.lets_through
 
 
 def test_a_hop_is_foreseen_from_those_of_the_last_seconds() -> None:
@@ -125,6 +142,36 @@ async def test_a_tier_above_that_answers_too_late_is_tried_now_and_then(scores: 
         assert (await client.infer(UNSURE)).degraded is None
         assert scrape(device.metrics)[at(address, "closed")] == 1
     assert cloud.streams == 1
+
+
+async def test_who_gives_up_waiting_for_what_was_sent_before_lets_no_second_one_try(
+    scores: Path,
+) -> None:
+    cloud = ScriptedTier(lambda _: None)
+    async with (
+        scripted(cloud) as address,
+        running(Tier.DEVICE, scores, 0, address, reserve_s=0.2) as device,
+        AsyncClient(device.listen) as client,
+    ):
+        before = [asyncio.create_task(client.infer(UNSURE, deadline_s=30)) for _ in range(10)]
+        await eventually(lambda: len(cloud.samples) == 10)
+        late = await asyncio.gather(*(client.infer(UNSURE, deadline_s=0.5) for _ in range(5)))
+        assert {one.degraded for one in late} == {"deadline"}
+        for one in before[:5]:  # so that the window, narrowed by now, has room
+            one.cancel()
+        await eventually(lambda: len(cloud.cancels) == 10)
+        await eventually(lambda: scrape(device.metrics)[at(address, "half_open")] == 1)
+        trial = asyncio.create_task(client.infer(UNSURE, deadline_s=30))
+        await eventually(lambda: len(cloud.samples) == 16)
+        before[5].cancel()
+        await eventually(lambda: len(cloud.cancels) == 11)
+        assert (await client.infer(UNSURE, deadline_s=5)).degraded == "deadline"
+        assert len(cloud.samples) == 16
+        cloud.answer(cloud.samples[15])
+        assert (await trial).degraded is None
+        assert scrape(device.metrics)[at(address, "closed")] == 1
+        for one in before:
+            one.cancel()
 
 
 async def test_a_sample_that_could_not_be_back_in_time_is_not_sent(scores: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -70,6 +71,16 @@ async def test_a_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPat
         ("10.0.0.4:7102", "10.0.0.5:7102"), "fog"
     )
     assert await addresses_of(["six:7102", "nowhere:1"]) == {"[fd00::1]:7102": "six"}
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "fog..net", ".fog"])
+async def test_what_cannot_be_a_name_has_no_addresses(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "offramp.serving.uplink")
+    assert await addresses_of([f"{host}:1", "127.0.0.1:2"]) == {"127.0.0.1:2": "127.0.0.1"}
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith(f"{host}:1: ")
 
 
 def test_addresses_are_a_list_of_host_and_port() -> None:

@@ -76,6 +76,8 @@ def test_every_setting_has_a_flag_and_the_cloud_none_for_an_uplink() -> None:
         ("[plan]\nlast_stage = -2", "{file}: plan.last_stage: "),
         ("listen = '127.0.0.1'", "{file}: listen: '127.0.0.1' is not HOST:PORT"),
         ("metrics = '127.0.0.1:65536'", "{file}: metrics: '127.0.0.1:65536' is not HOST:PORT"),
+        ("[uplink]\naddress = 'a:1,b..c:2'", "{file}: uplink.address: 'b..c:2': no host can have"),
+        (f"[uplink]\naddress = '{'a' * 64}:1'", "{file}: uplink.address: 'aaa"),
         ("[uplink]\nreserve_s = 1", "{file}: uplink.address: Field required"),
         ("log_level = 'loud'", "{file}: log_level: "),
         ("[limits]\nmessage_bytes = 1", "{file}: limits.message_bytes: "),
@@ -136,6 +138,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("address", ["localhost:0", "0.0.0.0:7101", "[::1]:65535", "fog-1.net:80"])
+@pytest.mark.parametrize(
+    "address", ["localhost:0", "0.0.0.0:7101", "[::1]:65535", "fog-1.net:80", f"{'a' * 63}.net.:1"]
+)
 def test_an_address_is_host_and_port(address: str) -> None:
     assert read(bundle="b", listen=address).listen == address

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 from tests.serving import toy
 from tests.serving.gated import gated_bundle
 from tests.serving.tiers import eventually, running, scrape
@@ -25,14 +21,12 @@ from tests.serving.wire import ScriptedTier, answer, calling, refusal, sample, s
 from offramp.bundle import load_bundle
 from offramp.client import AsyncClient
 from offramp.errors import InvalidSettings, TierFailed, TierUnavailable
-from offramp.rpc import Answer, Origin, Sample, SampleId, TensorBytes, Tier
+from offramp.rpc import Answer, Origin, SampleId, TensorBytes, Tier
 from offramp.rpc.stored import Stored
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.composition import Parts, compose
-from offramp.serving.settings import StoreSettings, TierSettings
-from offramp.serving.store import Store
+from offramp.serving.settings import TierSettings
 from offramp.serving.store_file import Entry, StoreFile
-from offramp.telemetry.store import StoreMetrics
 
 NOWHERE = "127.0.0.1:1"
 UNSURE = SURE_AT[2]
@@ -242,46 +236,6 @@ async def test_a_full_store_refuses_what_is_new(scores: Path, tmp_path: Path) ->
     assert kept == {stored.id for stored in waiting}
     assert counted["offramp_store_puts_total", 'put="full"'] == 200 - len(kept)
     assert counted["offramp_store_bytes", ""] <= 2**16
-
-
-async def test_a_slow_disk_delays_no_answer_beyond_its_time_and_keeps_nothing_untold(
-    tmp_path: Path,
-) -> None:
-    registry = CollectorRegistry()
-    settings = StoreSettings(folder=str(tmp_path), most_wait_s=60.0)
-    thread = ThreadPoolExecutor(1)
-    store = Store(settings, StoreMetrics("device", registry), thread)
-    await store.start()
-    busy = threading.Event()
-    thread.submit(busy.wait)
-    given = Answer(
-        label=0,
-        probabilities=np.ones(1, np.float32),
-        exit=0,
-        tier=Tier.DEVICE,
-        degraded="unreachable",
-    )
-
-    def asked(sequence: int, time_left_s: float) -> Sample:
-        return Sample(
-            id=SampleId(Origin("camera", 1), sequence),
-            boundary=0,
-            network="",
-            policy="",
-            deadline=time.monotonic() + time_left_s,
-            payload=(TensorBytes(b"input"),),
-        )
-
-    for sequence in range(3):  # raises where that takes the whole minute
-        assert not (await store.kept(asked(sequence, 0.05), given)).stored
-    assert not (await store.kept(asked(3, -1.0), given)).stored
-    patient = asyncio.create_task(store.kept(asked(4, 100.0), given))
-    busy.set()
-    assert (await patient).stored
-    await eventually(lambda: store.file.totals.waiting == 1)
-    late = registry.get_sample_value("offramp_store_puts_total", {"tier": "device", "put": "late"})
-    assert late == 4
-    await store.close()
 
 
 async def test_a_clean_stop_keeps_all_and_a_start_goes_on(scores: Path, tmp_path: Path) -> None:

@@ -61,13 +61,13 @@ def test_a_new_folder_is_for_nobody_else(tmp_path: Path) -> None:
 
 
 def test_an_id_that_comes_again_changes_nothing(file: StoreFile) -> None:
-    assert file.put([entry(1), entry(1, 500), entry(2)]) == ["stored"] * 3
-    assert file.put([entry(1)]) == ["stored"]
+    assert file.put([entry(1), entry(1, 500), entry(2)]) == ["stored", "there", "stored"]
+    assert file.put([entry(1)]) == ["there"]
     assert file.totals.waiting == 2
     first, _ = file.waiting(0, 100, inputs=True)
     assert first.payload == bytes(10)
     file.finish(first.number, b"full")
-    assert file.put([entry(1)]) == ["stored"]
+    assert file.put([entry(1)]) == ["there"]
     assert (file.totals.waiting, file.totals.answered) == (1, 1)
 
 
@@ -113,6 +113,15 @@ def test_what_would_be_over_the_bound_is_refused_and_what_is_there_stays(tmp_pat
     assert file.put([entry(8, 1000)]) == ["full"]  # results take room until they are released
     assert file.release(1) == 1
     assert file.put([entry(8, 1000)]) == ["stored"]
+    file.close()
+
+
+def test_one_that_is_too_large_leaves_the_room_to_those_after_it(tmp_path: Path) -> None:
+    size = entry(1, 1000).size
+    file = StoreFile(tmp_path, 3 * size)
+    together = [entry(1, 1000), entry(2, 10 * size), entry(3, 1000), entry(3, 1000), entry(4, 1000)]
+    assert file.put(together) == ["stored", "full", "stored", "there", "stored"]
+    assert (file.totals.waiting, file.totals.size_bytes) == (3, 3 * size)
     file.close()
 
 

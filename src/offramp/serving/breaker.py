@@ -38,22 +38,29 @@ class Breaker:
         self.reason: DegradedReason = "unreachable"  # of what opened it last
         self._in_a_row = 0
         self._late: deque[bool] = deque(maxlen=_LATEST)
-        self._is_trying = False  # the one request that may go through while it is half-open
+        self._begun = 0
+        self._trial = (
+            0  # the number of the one that has gone through while it is half-open; 0: none has
+        )
 
     @property
     def lets_through(self) -> bool:
         """Whether a request may be sent now."""
         if self.state == "half_open":
-            return not self._is_trying
+            return not self._trial
         return self.state == "closed"
 
-    def begin(self) -> None:
-        """A request is sent."""
-        self._is_trying = self.state == "half_open"
+    def begin(self) -> int:
+        """A request is sent; its number, for give_up()."""
+        self._begun += 1
+        if self.state == "half_open":
+            self._trial = self._begun
+        return self._begun
 
-    def give_up(self) -> None:
-        """Its caller has gone before it ended, so that it says nothing."""
-        self._is_trying = False
+    def give_up(self, number: int) -> None:
+        """Its caller has gone before it ended, so that it says nothing: where it was to try, another may."""
+        if number == self._trial:
+            self._trial = 0
 
     def succeed(self) -> None:
         """It was answered in time, or refused at once."""
@@ -82,6 +89,6 @@ class Breaker:
 
     def _turn(self, state: BreakerState) -> None:
         self.state = state
-        self._in_a_row, self._is_trying = 0, False
+        self._in_a_row, self._trial = 0, 0
         self._late.clear()
         self._told(state)

@@ -26,6 +26,7 @@ import grpc.aio
 from offramp.errors import TierUnavailable
 from offramp.rpc.status import code_of, status_of
 from offramp.serving.access.guarding import guard
+from offramp.serving.seldom import Seldom
 from offramp.serving.settings import Limits
 from offramp.telemetry import TierMetrics
 from offramp.telemetry.metrics import LimitName
@@ -35,7 +36,6 @@ _BURST = (
     256  # streams of one peer at once before its rate counts: a fog's devices come back together
 )
 _MOST_KNOWN = 4096  # peers that are remembered
-_SAID_EVERY_S = 10.0  # one line in the log, however many are refused
 _NETWORK = 64  # leading bits of an IPv6 address: the rest, a host may choose as it likes
 
 
@@ -57,7 +57,7 @@ class Peers:
         self._limits, self._metrics, self._clock = limits, metrics, clock
         self._peers: dict[str, _Peer] = {}  # the one that came longest ago first
         self._open = 0
-        self._unsaid, self._said = 0, -_SAID_EVERY_S
+        self._lines = Seldom(clock)
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -97,12 +97,9 @@ class Peers:
 
     def _refuse(self, limit: LimitName, name: str, text: str) -> None:
         self._metrics.count_limit(limit)
-        self._unsaid += 1
-        now = self._clock()
-        if now - self._said >= _SAID_EVERY_S:
+        if count := self._lines.add():
             line = "limits.%s: refused a call of %s (%d refused since the last such line)"
-            logger.warning(line, limit, name, self._unsaid)
-            self._unsaid, self._said = 0, now
+            logger.warning(line, limit, name, count)
         raise TierUnavailable("overloaded", text)
 
 

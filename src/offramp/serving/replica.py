@@ -83,11 +83,10 @@ class Replica:
             if exc.reason == "unreachable":
                 self._breaker.fail(exc.reason)
             raise
-        self._breaker.begin()
-        return partial(self._give_up, give_up)
+        return partial(self._give_up, give_up, self._breaker.begin())
 
-    def _give_up(self, give_up: GiveUp) -> None:
-        self._breaker.give_up()
+    def _give_up(self, give_up: GiveUp, number: int) -> None:
+        self._breaker.give_up(number)
         give_up()
 
     def _heard(self, hear: Hear, began: float, outcome: Reply | OfframpError) -> None:

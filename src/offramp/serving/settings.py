@@ -17,6 +17,10 @@ def _address(text: str) -> str:
     match = re.fullmatch(r"(?:[^\s:\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", text)
     if match is None or int(match[1]) > 65_535:
         raise ValueError(f"{text!r} is not HOST:PORT")
+    try:
+        text.rpartition(":")[0].encode("idna")  # as whoever looks it up will
+    except UnicodeError:
+        raise ValueError(f"{text!r}: no host can have that name") from None
     return text
 
 

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,7 @@ from offramp.errors import DeadlineExceeded
 from offramp.rpc import Answer, Sample, SampleId
 from offramp.rpc.stored import StoredRecord, outcome_record, record_of
 from offramp.serving.settings import StoreSettings
-from offramp.serving.store_file import Entry, StoreFile
+from offramp.serving.store_file import Entry, Placed, StoreFile
 from offramp.telemetry.store import Put, StoreMetrics
 
 logger = logging.getLogger(__name__)
@@ -193,15 +193,19 @@ class Store:
 
     async def _commit_all(self, together: list[_Putting]) -> None:
         entries = [one.entry for one in together]
-        outcomes = await self._written(lambda: self.file.put(entries))
-        late = []
-        broken: list[Put] = ["broken"] * len(together)
-        for one, outcome in zip(together, outcomes or broken, strict=True):
+        written = await self._written(lambda: self.file.put(entries))
+        placed: Sequence[Placed | Put] = written or ["broken"] * len(together)
+        new: set[SampleId] = set()
+        promised: set[SampleId] = set()
+        for one, place in zip(together, placed, strict=True):
+            outcome: Put = "stored" if place == "there" else place
+            if place == "stored":
+                new.add(one.entry.id)
             if not one.outcome.done():
                 one.outcome.set_result(outcome)
-            elif outcome == "stored":
-                late.append(one.entry.id)
-        if late:
+                if outcome == "stored":
+                    promised.add(one.entry.id)
+        if late := new - promised:
             await self._written(lambda: self.file.discard(late))
 
     # --- asking again -------------------------------------------------------------------------------

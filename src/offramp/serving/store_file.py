@@ -11,7 +11,6 @@ store's own, which runs while the store is open: a device may not know the time 
 
 from __future__ import annotations
 
-import itertools
 import os
 import sqlite3
 import struct
@@ -19,13 +18,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from offramp.errors import InvalidSettings
 from offramp.rpc import SampleId
 from offramp.rpc.stored import StoredRecord
-from offramp.telemetry.store import Put
 
+Placed = Literal["stored", "there", "full"]
 NAME = "store.sqlite"
 _VERSION = 1
 _APPLICATION = 0x0FF2A3B0  # of this program, in the file's header
@@ -175,27 +174,32 @@ class StoreFile:
 
     # --- what waits ---------------------------------------------------------------------------------
 
-    def put(self, entries: Sequence[Entry]) -> list[Put]:
-        """What became of each, in one commit: the latest are left out where there is no room.
+    def put(self, entries: Sequence[Entry]) -> list[Placed]:
+        """What became of each, in one commit: what there is no room for is left out, and what fits beside it is not.
 
-        One whose id is there already changes nothing. Raises sqlite3.Error, and then none is stored.
+        One whose id is there already changes nothing: "there". Raises sqlite3.Error, and then none is stored.
         """
         room = self._most_bytes - self.totals.size_bytes
-        fitting = [end <= room for end in itertools.accumulate(entry.size for entry in entries)]
-        size, count, now = 0, 0, self.now
-        if any(fitting):
-            with self._transaction():
-                for entry in itertools.compress(entries, fitting):
-                    inserted = self._db.execute(
-                        "INSERT INTO samples (id, request, payload, degraded, size, stored_at, aged_from, due) "
-                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-                        (*_columns(entry), time.time(), now, now + entry.first_s),
-                    ).rowcount
-                    size, count = size + inserted * entry.size, count + inserted
-            self._total(waiting=count, size_bytes=size)
-        return ["stored" if fits else "full" for fits in fitting]
+        if all(entry.size > room for entry in entries):
+            return ["full"] * len(entries)
+        outcomes: list[Placed] = []
+        size, now = 0, self.now
+        with self._transaction():
+            for entry in entries:
+                if size + entry.size > room:
+                    outcomes.append("full")
+                    continue
+                inserted = self._db.execute(
+                    "INSERT INTO samples (id, request, payload, degraded, size, stored_at, aged_from, due) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                    (*_columns(entry), time.time(), now, now + entry.first_s),
+                ).rowcount
+                size += inserted * entry.size
+                outcomes.append("stored" if inserted else "there")
+        self._total(waiting=outcomes.count("stored"), size_bytes=size)
+        return outcomes
 
-    def discard(self, ids: Sequence[SampleId]) -> None:
+    def discard(self, ids: Collection[SampleId]) -> None:
         """Forget those of these that wait: their callers were not told that they are kept."""
         self._forget("id = ?", [_key(sample_id) for sample_id in ids])
 

@@ -247,8 +247,8 @@ async def _addresses(target: str) -> set[str]:
     loop = asyncio.get_running_loop()
     try:
         entries = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except OSError as exc:
-        logger.info("%s: %s", target, exc.strerror or exc)
+    except (OSError, UnicodeError) as exc:  # the latter of what cannot be a name
+        logger.info("%s: %s", target, getattr(exc, "strerror", None) or exc)
         return set()
     both = {kind: {entry[4][0] for entry in entries if entry[0] == kind} for kind in _KINDS}
     fours, sixes = (both[kind] for kind in _KINDS)
