@@ -115,7 +115,7 @@ class Engine:
         request = Request(origin, deliver, self._over, tell)
         self._admission.enter(origin)
         try:
-            held = self.held if self.former is None else self._held_for(sample)
+            held = self._held_for(sample)
             self._admission.refuse_excess(sample, held.batcher)
             request.work = held.work_of(sample)
             held.users += 1
