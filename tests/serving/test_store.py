@@ -37,7 +37,8 @@ async def storing(
     bundle: Path, folder: Path, above: str = NOWHERE, **settings: Any
 ) -> AsyncIterator[tuple[Parts, AsyncClient]]:
     """A device that keeps what it answers degraded, and a client of it."""
-    store = {"folder": str(folder), "rate": 100.0, **settings.pop("store", {})}
+    # However busy the disk is, an answer waits for it.
+    store = {"folder": str(folder), "rate": 100.0, "most_wait_s": 5.0, **settings.pop("store", {})}
     connected = above != NOWHERE
     async with (
         running(Tier.DEVICE, bundle, 0, above, connected=connected, store=store, **settings) as it,
@@ -222,6 +223,24 @@ async def test_what_makes_no_sense_any_more_is_in_nobodys_way(
     ):
         await eventually(lambda: totals(device) == (0, 2, 0))
         assert [stored.id for stored in await collected(client, waiting=True)] == [sound.id]
+
+
+async def test_what_waits_in_vain_for_the_next_tier_has_time_left_for_the_disk(
+    scores: Path, tmp_path: Path
+) -> None:
+    silent = ScriptedTier(lambda _: None)
+    async with (
+        scripted(silent) as above,
+        storing(scores, tmp_path, above, store={"most_wait_s": 0.3}) as (_, client),
+    ):
+        given = await client.infer(UNSURE, deadline_s=2.0)
+        hurried = await client.infer(
+            UNSURE, deadline_s=0.8
+        )  # of which a quarter at most is for the disk
+    assert (given.degraded, given.stored) == ("deadline", True)
+    assert 1.0 < given.trail[0].hop_s < 2.0 - 0.3
+    assert (hurried.degraded, hurried.stored) == ("deadline", True)
+    assert 0.3 < hurried.trail[0].hop_s < 0.8 - 0.2
 
 
 async def test_a_full_store_refuses_what_is_new(scores: Path, tmp_path: Path) -> None:

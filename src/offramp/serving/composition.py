@@ -199,4 +199,5 @@ def _uplink(settings: TierSettings, metrics: TierMetrics, sample_bytes: int) -> 
         padding_bytes=_padding_bytes(sample_bytes),
         tls=_uplink_tls(settings.tls, settings.uplink.name),
     )
-    return StreamUplink(settings.uplink, options, metrics)
+    disk_s = 0.0 if settings.store is None else settings.store.most_wait_s
+    return StreamUplink(settings.uplink, options, metrics, disk_s=disk_s)

@@ -20,6 +20,7 @@ from offramp.serving.settings import UplinkSettings
 from offramp.telemetry import TierMetrics
 
 logger = logging.getLogger(__name__)
+_MOST_FOR_DISK = 0.25  # of the time that a sample has left
 _KINDS = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -138,7 +139,8 @@ class StreamUplink:
 
         fog:7102 --name--> 10.0.0.4, 10.0.0.5 --a stream each--> credits each --> ask()
 
-    Names are looked up again every options.most_backoff_s, for replicas come and go.
+    Names are looked up again every options.most_backoff_s, for replicas come and go. disk_s: how long this tier's own
+    answer may have to wait for its disk, where the next one gave none.
     """
 
     def __init__(
@@ -146,8 +148,11 @@ class StreamUplink:
         settings: UplinkSettings,
         options: StreamOptions,
         metrics: TierMetrics,
+        *,
+        disk_s: float = 0.0,
     ) -> None:
         self._settings, self._options, self._metrics = settings, options, metrics
+        self._disk_s = disk_s
         self._refusals = Refusals(metrics, "upstream")
         self._targets = settings.address.split(",")
         self._replicas: dict[str, Replica] = {}
@@ -206,7 +211,9 @@ class StreamUplink:
 
     def ask(self, sample: Sample, hear: Hear) -> GiveUp:
         """Ask within the sample's deadline less the reserve; a second replica where one fails."""
-        deadline = sample.deadline - self._settings.reserve_s
+        left_s = sample.deadline - time.monotonic()
+        for_disk_s = min(self._disk_s, _MOST_FOR_DISK * max(left_s, 0.0))
+        deadline = sample.deadline - self._settings.reserve_s - for_disk_s
         hop = _Hop(sample, deadline, self._roomiest, self._counted(hear))
         hop.go(self._roomiest())
         return hop.end
