@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.serving.tiers import Program, eventually, running
+from tests.serving.tiers import Program, clean_environment, eventually, running
 from tests.serving.toy import SURE_AT
 from tests.serving.wire import ScriptedTier, answer, scripted
 
@@ -260,6 +264,70 @@ def test_closing_lets_go_of_a_thread_that_waits_and_may_be_done_twice() -> None:
     assert len(ends) == 1
     with pytest.raises(TierUnavailable, match="closed"):
         client.infer(SURE_AT[0])
+
+
+def test_closing_lets_go_of_threads_that_ask_on_and_on() -> None:
+    ends: list[str] = []
+
+    def ask_on(client: Client) -> None:
+        while "client is closed" not in (ends[-1] if ends else ""):
+            try:
+                client.infer(SURE_AT[0], deadline_s=0.01)
+            except (TierUnavailable, DeadlineExceeded) as exc:
+                ends.append(str(exc))
+
+    for _ in range(20):
+        ends.clear()
+        client = Client(NOWHERE)
+        asking = [threading.Thread(target=ask_on, args=(client,), daemon=True) for _ in range(4)]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.03)
+        client.close()
+        for thread in asking:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in asking)
+
+
+def test_what_is_collected_in_the_thread_of_the_client_does_not_stop_it(cloud: Program) -> None:
+    collected = threading.Event()
+
+    def collecting() -> Iterator[np.ndarray]:
+        while True:
+            if forgotten:
+                forgotten.clear()
+                gc.collect()
+                collected.set()
+            yield SURE_AT[0]
+
+    forgotten: list[Any] = []
+    client = Client(cloud.listen)
+    gc.disable()
+    try:
+        many = client.infer_many(itertools.repeat(SURE_AT[0]), in_flight=2)
+        next(many)
+        ring: list[Any] = [many]
+        ring.append(ring)
+        del many, ring
+        forgotten.append(True)
+        threading.Thread(target=lambda: next(client.infer_many(collecting())), daemon=True).start()
+        assert collected.wait(5)
+    finally:
+        gc.enable()
+    assert client.infer(SURE_AT[1]).label == 1
+    client.close()
+
+
+def test_a_program_that_forgets_what_it_began_ends(cloud: Program) -> None:
+    script = f"""
+import itertools, numpy as np
+from offramp import Client
+image = np.array({SURE_AT[0].tolist()}, np.uint8)
+many = Client({cloud.listen!r}).infer_many(itertools.repeat(image))
+next(many)
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=clean_environment(), timeout=30)
+    assert done.returncode == 0
 
 
 def test_a_client_finds_a_tier_that_comes_later(
