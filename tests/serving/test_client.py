@@ -25,6 +25,7 @@ from tests.serving.wire import ScriptedTier, answer, scripted
 from offramp.client import AsyncClient, Client
 from offramp.errors import BundleMismatch, DeadlineExceeded, InvalidInput, TierUnavailable
 from offramp.rpc import Answer, EncodedImage, Tier
+from offramp.rpc.v1 import tier_pb2 as pb
 
 NOWHERE = "127.0.0.1:1"
 
@@ -185,6 +186,29 @@ def test_what_the_images_raise_is_raised_to_the_caller(cloud: Program) -> None:
 
     with Client(cloud.listen) as client, pytest.raises(OSError, match="camera"):
         list(client.infer_many(broken(), in_flight=2))
+
+
+async def test_a_callback_that_fails_ends_its_own_sample_alone() -> None:
+    def so_far(sample: pb.Sample) -> None:
+        tier.say(pb.Result(id=sample.id, answer=answer()))
+
+    def broken(_so_far: Answer) -> None:
+        raise KeyError("the caller's own mistake")
+
+    tier = ScriptedTier(so_far)
+    async with scripted(tier) as address, AsyncClient(address) as client:
+        others = [asyncio.create_task(client.infer(SURE_AT[0])) for _ in range(3)]
+        await eventually(lambda: len(tier.samples) == 3)
+        with pytest.raises(KeyError, match="own mistake"):
+            await client.infer(SURE_AT[0], early=broken)
+        with pytest.raises(KeyError, match="own mistake"):
+            async for _ in client.infer_many([SURE_AT[0]], early=lambda _, so_far: broken(so_far)):
+                pass
+        await eventually(lambda: tier.cancels)  # nobody waits for it any more
+        for one in tier.samples[:3]:
+            tier.answer(one)
+        assert [(await other).label for other in others] == [2, 2, 2]
+    assert tier.streams == 1
 
 
 def test_none_in_flight_is_refused(cloud: Program) -> None:
