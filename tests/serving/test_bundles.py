@@ -251,6 +251,43 @@ async def test_a_pushed_bundle_is_in_use_and_still_is_after_a_restart(
     assert len(list((tmp_path / "kept").iterdir())) == 2  # the bundle, and the link to it
 
 
+def files_of(bundle: Path) -> list[tuple[str, bytes]]:
+    return [(one, (bundle / one).read_bytes()) for one in BUNDLE]
+
+
+async def test_a_push_deletes_what_pushes_made_and_nothing_else(
+    scores: Path, other: Path, tmp_path: Path
+) -> None:
+    kept, third = tmp_path / "kept", other_of(scores, tmp_path / "third", threshold=0.5)
+    foreign = {"photos", "0123456789ab", ".hidden", "first-bundle"}
+    left = {".incoming-left", "0123456789ab-left"}  # by a tier that ended in the middle
+    for name in foreign | left:
+        (kept / name).mkdir(parents=True)
+        (kept / name / "file").write_text("of somebody")
+    async with taking(scores, kept) as cloud:
+        for bundle in (scores, other, third):
+            await pushed(cloud.listen, *files_of(bundle))
+        found = {one.name for one in kept.iterdir()}
+        assert cloud.engine.former is not None
+        held = {one.bundle.digest[:12] for one in (cloud.engine.held, cloud.engine.former)}
+    assert foreign < found
+    assert not left & found
+    assert {name.partition("-")[0] for name in found - foreign - {"current"}} == held
+    assert (kept / "photos" / "file").read_text() == "of somebody"
+
+
+async def test_a_push_that_is_in_use_but_not_kept_says_just_that(
+    scores: Path, other: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    async with taking(scores, kept) as cloud:
+        (kept / "current").mkdir(parents=True)  # no link, and none can replace it
+        with pytest.raises(grpc.aio.AioRpcError, match="in use, but the next start") as refused:
+            await pushed(cloud.listen, *files_of(other))
+        assert cloud.engine.held.bundle.digest == load_bundle(other).digest
+    assert refused.value.code() is grpc.StatusCode.INTERNAL
+
+
 async def test_who_takes_no_pushes_says_so(scores: Path, other: Path) -> None:
     async with running(Tier.CLOUD, scores, 2) as cloud:
         done = await asyncio.to_thread(push, "push", str(other), "--to", cloud.listen)

@@ -8,6 +8,7 @@ parts --> bundles.folder/.incoming-x --checks, swap--> bundles.folder/DIGEST-x, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import shutil
 import tempfile
@@ -27,11 +28,20 @@ from offramp.serving.held import Held
 from offramp.serving.parsing import message_from
 from offramp.serving.settings import TierSettings
 
+logger = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["Bundles"].full_name
 _NAME = re.compile(
     rf"{re.escape(SUMS)}|{re.escape(SIGNATURE)}|{re.escape(MANIFEST)}|[A-Za-z0-9_-][A-Za-z0-9_.-]*\.onnx"
 )
 _MOST_FILES = 1024
+_INCOMING = ".incoming-"
+_MADE = re.compile(
+    rf"(?:[0-9a-f]{{12}}-|{re.escape(_INCOMING)})\w+"
+)  # the folders that pushes make
+
+
+class _NotKept(Exception):
+    """A bundle is in use and will not be at the next start."""
 
 
 class PushServicer:
@@ -40,6 +50,7 @@ class PushServicer:
     def __init__(self, bundles: Bundles, settings: TierSettings) -> None:
         self._bundles = bundles
         self._folder, self._most = Path(settings.bundles.folder), settings.bundles.most_bytes
+        self._own = settings.bundle
         self._knows_callers = bool(settings.tls.folder)
         self._is_busy = False
 
@@ -62,6 +73,8 @@ class PushServicer:
             held = await self._take(parts)
         except InvalidInput as exc:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
+        except _NotKept as exc:
+            await context.abort(grpc.StatusCode.INTERNAL, str(exc))
         except OSError as exc:
             text = f"bundles.folder: cannot be written: {exc.strerror}"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
@@ -72,11 +85,18 @@ class PushServicer:
 
     async def _take(self, parts: AsyncIterator[bytes]) -> Held:
         self._folder.mkdir(parents=True, exist_ok=True)
-        incoming = Path(tempfile.mkdtemp(dir=self._folder, prefix=".incoming-"))
+        incoming = Path(tempfile.mkdtemp(dir=self._folder, prefix=_INCOMING))
         try:
             await self._write(parts, incoming)
             held = await self._bundles.swap(incoming)
-            await asyncio.to_thread(self._keep, incoming, held.bundle.digest)
+            try:
+                await asyncio.to_thread(self._keep, incoming, held.bundle.digest)
+            except OSError as exc:
+                text = f"bundles.folder: cannot be written: {exc.strerror}"
+                logger.warning("the next start will not find the bundle in use: %s", text)
+                raise _NotKept(
+                    f"it is in use, but the next start will not find it: {text}"
+                ) from exc
         finally:
             await asyncio.to_thread(shutil.rmtree, incoming, ignore_errors=True)
         return held
@@ -95,15 +115,16 @@ class PushServicer:
             await asyncio.to_thread(_append, folder / part.file, part.data)
 
     def _keep(self, incoming: Path, digest: str) -> None:
-        """Let the next start find it; what was there before goes."""
-        kept = self._folder / f"{digest[:12]}-{incoming.name.removeprefix('.incoming-')}"
+        """Let the next start find it; what pushes have made goes, but for the former bundle and that of the settings."""
+        kept = self._folder / f"{digest[:12]}-{incoming.name.removeprefix(_INCOMING)}"
         incoming.rename(kept)
-        link = self._folder / f".{CURRENT}.new"
+        current, link = self._folder / CURRENT, self._folder / f".{CURRENT}.new"
+        spared = {kept.name, current.resolve().name, self._own.resolve().name}
         link.unlink(missing_ok=True)
         link.symlink_to(kept.name)
-        link.replace(self._folder / CURRENT)
+        link.replace(current)
         for other in self._folder.iterdir():
-            if other.name != CURRENT and other != kept:
+            if _MADE.fullmatch(other.name) and other.name not in spared:
                 shutil.rmtree(other, ignore_errors=True)
 
 
