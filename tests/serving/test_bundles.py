@@ -200,10 +200,12 @@ async def test_a_link_that_is_turned_to_another_folder_is_seen(
 
 
 @asynccontextmanager
-async def taking(bundle: Path, folder: Path, **more: Any) -> AsyncIterator[Parts]:
+async def taking(
+    bundle: Path, folder: Path, limits: dict[str, Any] | None = None, **more: Any
+) -> AsyncIterator[Parts]:
     """A cloud that takes pushes."""
     bundles = {"push": True, "folder": str(folder), **more}
-    async with running(Tier.CLOUD, bundle, 2, bundles=bundles) as cloud:
+    async with running(Tier.CLOUD, bundle, 2, bundles=bundles, limits=limits or {}) as cloud:
         yield cloud
 
 
@@ -286,6 +288,47 @@ async def test_a_push_that_is_in_use_but_not_kept_says_just_that(
             await pushed(cloud.listen, *files_of(other))
         assert cloud.engine.held.bundle.digest == load_bundle(other).digest
     assert refused.value.code() is grpc.StatusCode.INTERNAL
+
+
+async def test_a_push_that_falls_silent_ends_and_lets_the_next_one_in(
+    scores: Path, other: Path, tmp_path: Path
+) -> None:
+    ended = asyncio.Event()
+
+    async def silent() -> AsyncIterator[pb.BundlePart]:
+        yield pb.BundlePart(file="manifest.json", data=b"{")
+        await ended.wait()
+
+    async with (
+        taking(scores, tmp_path / "kept", limits={"idle_s": 1.0}) as cloud,
+        grpc.aio.insecure_channel(cloud.listen) as channel,
+    ):
+        stub: Any = bundles_pb2_grpc.BundlesStub(channel)
+        first = stub.Push(silent())
+        await eventually((tmp_path / "kept").exists)
+        with pytest.raises(grpc.aio.AioRpcError, match="a push is under way here"):
+            await pushed(cloud.listen)
+        with pytest.raises(grpc.aio.AioRpcError, match="nothing came for 1 s") as refused:
+            await asyncio.wait_for(first, 10)
+        await pushed(cloud.listen, *files_of(other))
+        assert cloud.engine.held.bundle.digest == load_bundle(other).digest
+        ended.set()
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_push_is_one_of_the_calls_of_its_peer(
+    scores: Path, other: Path, tmp_path: Path
+) -> None:
+    limits = {"streams_per_peer": 1}
+    async with taking(scores, tmp_path / "kept", limits=limits) as cloud:
+        for bundle in (other, scores):  # each leaves at its end
+            await pushed(cloud.listen, *files_of(bundle))
+        async with AsyncClient(cloud.listen) as client:
+            await client.infer(UNSURE)
+            with pytest.raises(grpc.aio.AioRpcError, match="calls from your side") as refused:
+                await pushed(cloud.listen, *files_of(other))
+        assert cloud.engine.held.bundle.digest == load_bundle(scores).digest
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_who_takes_no_pushes_says_so(scores: Path, other: Path) -> None:
