@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.serving.tiers import clean_environment, eventually, running, scrape
 from tests.serving.toy import SURE_AT
 
 from offramp.bundle import load_bundle, write_manifest
+from offramp.bundle.loading import CheckSums
 from offramp.bundle.signing import SIGNATURE, check_signature, make_keys, sign
 from offramp.client import AsyncClient
 from offramp.errors import BundleMismatch, InvalidBundle, InvalidInput, InvalidSettings
@@ -389,6 +391,10 @@ def public(key: Path) -> Path:
     return key.with_name(f"{key.name}.pub")
 
 
+def signed_by(key: Path) -> CheckSums:
+    return partial(check_signature, public=key)
+
+
 async def test_a_tier_with_a_key_takes_signed_bundles_alone(
     scores: Path, other: Path, key: Path, tmp_path: Path
 ) -> None:
@@ -413,16 +419,38 @@ def test_another_key_and_another_content_are_refused(
     bundle = tmp_path / "signed"
     shutil.copytree(scores, bundle)
     sign(bundle, key)
-    check_signature(bundle, public(key))
+    ours = signed_by(public(key))
+    assert load_bundle(bundle, ours).digest == load_bundle(scores).digest
     make_keys(tmp_path / "stranger.pem")
     with pytest.raises(InvalidBundle, match="is not of SHA256SUMS and this deployment's key"):
-        check_signature(bundle, public(tmp_path / "stranger.pem"))
+        load_bundle(bundle, signed_by(public(tmp_path / "stranger.pem")))
     (bundle / "SHA256SUMS").write_text("changed")
     with pytest.raises(InvalidBundle, match="is not of SHA256SUMS"):
-        check_signature(bundle, public(key))
+        load_bundle(bundle, ours)
     (bundle / SIGNATURE).write_bytes(b"short")
     with pytest.raises(InvalidBundle, match="is not of SHA256SUMS"):
-        check_signature(bundle, public(key))
+        load_bundle(bundle, ours)
+
+
+async def test_what_replaces_a_signed_bundle_once_it_was_read_is_refused(
+    scores: Path, other: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = tmp_path / "signed"
+    shutil.copytree(scores, signed)
+    sign(signed, key)
+    read = Path.read_bytes
+
+    def read_then_replace(path: Path) -> bytes:
+        content = read(path)
+        if path == signed / "SHA256SUMS":
+            shutil.copytree(other, signed, dirs_exist_ok=True)
+        return content
+
+    async with running(Tier.CLOUD, signed, 2, bundles={"verify_key": str(public(key))}) as cloud:
+        monkeypatch.setattr(Path, "read_bytes", read_then_replace)
+        with pytest.raises(InvalidBundle, match=r"manifest\.json: its SHA-256 is not the one in"):
+            await cloud.bundles.swap(signed)
+        assert cloud.engine.held.bundle.digest == load_bundle(scores).digest
 
 
 def test_keys_are_made_once_private_and_checked(key: Path, scores: Path, tmp_path: Path) -> None:
@@ -431,7 +459,7 @@ def test_keys_are_made_once_private_and_checked(key: Path, scores: Path, tmp_pat
         make_keys(key)
     (tmp_path / "odd.pem").write_text("no key")
     with pytest.raises(InvalidSettings, match="is no public key in PEM"):
-        check_signature(scores, tmp_path / "odd.pem")
+        load_bundle(scores, signed_by(tmp_path / "odd.pem"))
     with pytest.raises(InvalidInput, match="is no private key in PEM"):
         sign(scores, tmp_path / "odd.pem")
     done = push("keygen", str(key))

@@ -16,7 +16,6 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from offramp.bundle.loading import SUMS
-from offramp.bundle.signing import check_signature
 from offramp.errors import InvalidSettings, OfframpError
 from offramp.rpc import Tier
 from offramp.serving.brownout import Brownout
@@ -33,10 +32,7 @@ _LOOK_S = 0.5  # how often it is looked whether a bundle can go
 
 
 def folder_in_use(settings: TierSettings) -> Path:
-    """The bundle that a tier starts with: the one pushed last, else its setting. Raises InvalidBundle, InvalidSettings.
-
-    Its signature is checked, where the settings ask for one.
-    """
+    """The bundle that a tier starts with: the one pushed last, else its setting. Raises InvalidSettings."""
     bundles = settings.bundles
     if settings.tls.folder and (bundles.push or bundles.watch_s) and not bundles.verify_key:
         text = "is to be named where TLS is on and bundles can change: only signed ones are taken"
@@ -44,8 +40,6 @@ def folder_in_use(settings: TierSettings) -> Path:
     folder = settings.bundle
     if bundles.push and (pushed := Path(bundles.folder, CURRENT)).exists():
         folder = pushed.resolve()
-    if bundles.verify_key:
-        check_signature(folder, Path(bundles.verify_key))
     return folder
 
 
@@ -111,8 +105,6 @@ class Bundles:
             return held
 
     async def _opened(self, folder: Path) -> Held:
-        if key := self._settings.bundles.verify_key:
-            await asyncio.to_thread(check_signature, folder, Path(key))
         opening = await asyncio.to_thread(
             Opening, folder, self._tier, self._settings, self._profile
         )
