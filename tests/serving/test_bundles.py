@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -85,6 +87,18 @@ async def test_the_former_is_let_go_once_nobody_asks_for_it(scores: Path, other:
         async with AsyncClient(cloud.listen, network=old) as client:
             with pytest.raises(BundleMismatch, match=load_bundle(other).digest):
                 await client.infer(UNSURE)
+
+
+async def test_what_is_let_go_leaves_memory(scores: Path, other: Path) -> None:
+    async with running(Tier.CLOUD, scores, 2, bundles={"keep_s": 0.1}) as cloud:
+        batcher = weakref.ref(cloud.engine.held.batcher)
+        await cloud.bundles.swap(other)
+
+        def is_collected() -> bool:
+            gc.collect()
+            return batcher() is None
+
+        await eventually(is_collected)
 
 
 async def test_a_change_under_load_from_the_cloud_down_degrades_nothing(

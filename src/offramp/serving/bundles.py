@@ -131,16 +131,19 @@ class Bundles:
     async def _clear(self) -> None:
         while True:
             await asyncio.sleep(min(_LOOK_S, self._settings.bundles.keep_s))
-            former = self._engine.former
-            if former is not None and not former.users:
-                unasked_s = time.monotonic() - self._engine.former_asked
-                if unasked_s >= self._settings.bundles.keep_s:
-                    self._engine.former = None
-                    self._gone.append(former)
-            for held in [one for one in self._gone if not one.users]:
-                self._gone.remove(held)
-                await asyncio.to_thread(held.batcher.close)
-                logger.info("bundle %s is let go", held.bundle.digest[:12])
+            await self._clear_once()  # which keeps hold of nothing once it has returned
+
+    async def _clear_once(self) -> None:
+        former = self._engine.former
+        if former is not None and not former.users:
+            unasked_s = time.monotonic() - self._engine.former_asked
+            if unasked_s >= self._settings.bundles.keep_s:
+                self._engine.former = None
+                self._gone.append(former)
+        for held in [one for one in self._gone if not one.users]:
+            self._gone.remove(held)
+            await asyncio.to_thread(held.batcher.close)
+            logger.info("bundle %s is let go", held.bundle.digest[:12])
 
 
 def _looks_of(folder: Path) -> Hashable | None:
