@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,39 @@ def test_a_dead_port_is_unavailable_within_the_deadline(deadline_s: float) -> No
             client.infer(SURE_AT[0], deadline_s=deadline_s)
         assert time.monotonic() - began < deadline_s + 2
     assert failure.value.reason == "unreachable"
+
+
+class SilentTier(ScriptedTier):
+    """One that never answers a unary call; `asked` counts them."""
+
+    asked = 0
+
+    async def Release(self, _request: pb.ReleaseRequest, _context: Any) -> None:  # noqa: N802
+        self.asked += 1
+        await asyncio.Event().wait()
+
+    Describe = Release
+
+
+@pytest.mark.parametrize("call", ["describe", "release"])
+@pytest.mark.parametrize("ends", ["client", "task"])
+async def test_a_call_under_way_hears_that_the_client_is_closed_or_its_task_cancelled(
+    call: str, ends: str
+) -> None:
+    tier = SilentTier(lambda _: None)
+    async with scripted(tier) as address:
+        async with AsyncClient(address) as client:
+            calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+                "describe": client.describe,
+                "release": lambda: client.release(1),
+            }
+            asking = asyncio.create_task(calls[call]())
+            await eventually(lambda: tier.asked)
+            if ends == "task":
+                asking.cancel()
+                await asyncio.wait([asking])
+        (outcome,) = await asyncio.gather(asking, return_exceptions=True)
+    assert type(outcome) is (TierUnavailable if ends == "client" else asyncio.CancelledError)
 
 
 def test_no_time_at_all_is_a_deadline(cloud: Program) -> None:
