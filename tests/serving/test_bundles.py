@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from tests.serving.tiers import clean_environment, eventually, running, scrape
 from tests.serving.toy import SURE_AT
 
 from offramp.bundle import load_bundle, write_manifest
+from offramp.bundle.loading import CheckSums
 from offramp.bundle.signing import SIGNATURE, check_signature, make_keys, sign
 from offramp.client import AsyncClient
 from offramp.errors import BundleMismatch, InvalidBundle, InvalidInput, InvalidSettings
@@ -83,6 +87,18 @@ async def test_the_former_is_let_go_once_nobody_asks_for_it(scores: Path, other:
         async with AsyncClient(cloud.listen, network=old) as client:
             with pytest.raises(BundleMismatch, match=load_bundle(other).digest):
                 await client.infer(UNSURE)
+
+
+async def test_what_is_let_go_leaves_memory(scores: Path, other: Path) -> None:
+    async with running(Tier.CLOUD, scores, 2, bundles={"keep_s": 0.1}) as cloud:
+        batcher = weakref.ref(cloud.engine.held.batcher)
+        await cloud.bundles.swap(other)
+
+        def is_collected() -> bool:
+            gc.collect()
+            return batcher() is None
+
+        await eventually(is_collected)
 
 
 async def test_a_change_under_load_from_the_cloud_down_degrades_nothing(
@@ -200,10 +216,12 @@ async def test_a_link_that_is_turned_to_another_folder_is_seen(
 
 
 @asynccontextmanager
-async def taking(bundle: Path, folder: Path, **more: Any) -> AsyncIterator[Parts]:
+async def taking(
+    bundle: Path, folder: Path, limits: dict[str, Any] | None = None, **more: Any
+) -> AsyncIterator[Parts]:
     """A cloud that takes pushes."""
     bundles = {"push": True, "folder": str(folder), **more}
-    async with running(Tier.CLOUD, bundle, 2, bundles=bundles) as cloud:
+    async with running(Tier.CLOUD, bundle, 2, bundles=bundles, limits=limits or {}) as cloud:
         yield cloud
 
 
@@ -249,6 +267,84 @@ async def test_a_pushed_bundle_is_in_use_and_still_is_after_a_restart(
     async with taking(scores, tmp_path / "kept") as again:
         assert again.engine.held.bundle.digest == new
     assert len(list((tmp_path / "kept").iterdir())) == 2  # the bundle, and the link to it
+
+
+def files_of(bundle: Path) -> list[tuple[str, bytes]]:
+    return [(one, (bundle / one).read_bytes()) for one in BUNDLE]
+
+
+async def test_a_push_deletes_what_pushes_made_and_nothing_else(
+    scores: Path, other: Path, tmp_path: Path
+) -> None:
+    kept, third = tmp_path / "kept", other_of(scores, tmp_path / "third", threshold=0.5)
+    foreign = {"photos", "0123456789ab", ".hidden", "first-bundle"}
+    left = {".incoming-left", "0123456789ab-left"}  # by a tier that ended in the middle
+    for name in foreign | left:
+        (kept / name).mkdir(parents=True)
+        (kept / name / "file").write_text("of somebody")
+    async with taking(scores, kept) as cloud:
+        for bundle in (scores, other, third):
+            await pushed(cloud.listen, *files_of(bundle))
+        found = {one.name for one in kept.iterdir()}
+        assert cloud.engine.former is not None
+        held = {one.bundle.digest[:12] for one in (cloud.engine.held, cloud.engine.former)}
+    assert foreign < found
+    assert not left & found
+    assert {name.partition("-")[0] for name in found - foreign - {"current"}} == held
+    assert (kept / "photos" / "file").read_text() == "of somebody"
+
+
+async def test_a_push_that_is_in_use_but_not_kept_says_just_that(
+    scores: Path, other: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    async with taking(scores, kept) as cloud:
+        (kept / "current").mkdir(parents=True)  # no link, and none can replace it
+        with pytest.raises(grpc.aio.AioRpcError, match="in use, but the next start") as refused:
+            await pushed(cloud.listen, *files_of(other))
+        assert cloud.engine.held.bundle.digest == load_bundle(other).digest
+    assert refused.value.code() is grpc.StatusCode.INTERNAL
+
+
+async def test_a_push_that_falls_silent_ends_and_lets_the_next_one_in(
+    scores: Path, other: Path, tmp_path: Path
+) -> None:
+    ended = asyncio.Event()
+
+    async def silent() -> AsyncIterator[pb.BundlePart]:
+        yield pb.BundlePart(file="manifest.json", data=b"{")
+        await ended.wait()
+
+    async with (
+        taking(scores, tmp_path / "kept", limits={"idle_s": 1.0}) as cloud,
+        grpc.aio.insecure_channel(cloud.listen) as channel,
+    ):
+        stub: Any = bundles_pb2_grpc.BundlesStub(channel)
+        first = stub.Push(silent())
+        await eventually((tmp_path / "kept").exists)
+        with pytest.raises(grpc.aio.AioRpcError, match="a push is under way here"):
+            await pushed(cloud.listen)
+        with pytest.raises(grpc.aio.AioRpcError, match="nothing came for 1 s") as refused:
+            await asyncio.wait_for(first, 10)
+        await pushed(cloud.listen, *files_of(other))
+        assert cloud.engine.held.bundle.digest == load_bundle(other).digest
+        ended.set()
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_push_is_one_of_the_calls_of_its_peer(
+    scores: Path, other: Path, tmp_path: Path
+) -> None:
+    limits = {"streams_per_peer": 1}
+    async with taking(scores, tmp_path / "kept", limits=limits) as cloud:
+        for bundle in (other, scores):  # each leaves at its end
+            await pushed(cloud.listen, *files_of(bundle))
+        async with AsyncClient(cloud.listen) as client:
+            await client.infer(UNSURE)
+            with pytest.raises(grpc.aio.AioRpcError, match="calls from your side") as refused:
+                await pushed(cloud.listen, *files_of(other))
+        assert cloud.engine.held.bundle.digest == load_bundle(scores).digest
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_who_takes_no_pushes_says_so(scores: Path, other: Path) -> None:
@@ -309,6 +405,10 @@ def public(key: Path) -> Path:
     return key.with_name(f"{key.name}.pub")
 
 
+def signed_by(key: Path) -> CheckSums:
+    return partial(check_signature, public=key)
+
+
 async def test_a_tier_with_a_key_takes_signed_bundles_alone(
     scores: Path, other: Path, key: Path, tmp_path: Path
 ) -> None:
@@ -333,16 +433,38 @@ def test_another_key_and_another_content_are_refused(
     bundle = tmp_path / "signed"
     shutil.copytree(scores, bundle)
     sign(bundle, key)
-    check_signature(bundle, public(key))
+    ours = signed_by(public(key))
+    assert load_bundle(bundle, ours).digest == load_bundle(scores).digest
     make_keys(tmp_path / "stranger.pem")
     with pytest.raises(InvalidBundle, match="is not of SHA256SUMS and this deployment's key"):
-        check_signature(bundle, public(tmp_path / "stranger.pem"))
+        load_bundle(bundle, signed_by(public(tmp_path / "stranger.pem")))
     (bundle / "SHA256SUMS").write_text("changed")
     with pytest.raises(InvalidBundle, match="is not of SHA256SUMS"):
-        check_signature(bundle, public(key))
+        load_bundle(bundle, ours)
     (bundle / SIGNATURE).write_bytes(b"short")
     with pytest.raises(InvalidBundle, match="is not of SHA256SUMS"):
-        check_signature(bundle, public(key))
+        load_bundle(bundle, ours)
+
+
+async def test_what_replaces_a_signed_bundle_once_it_was_read_is_refused(
+    scores: Path, other: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = tmp_path / "signed"
+    shutil.copytree(scores, signed)
+    sign(signed, key)
+    read = Path.read_bytes
+
+    def read_then_replace(path: Path) -> bytes:
+        content = read(path)
+        if path == signed / "SHA256SUMS":
+            shutil.copytree(other, signed, dirs_exist_ok=True)
+        return content
+
+    async with running(Tier.CLOUD, signed, 2, bundles={"verify_key": str(public(key))}) as cloud:
+        monkeypatch.setattr(Path, "read_bytes", read_then_replace)
+        with pytest.raises(InvalidBundle, match=r"manifest\.json: its SHA-256 is not the one in"):
+            await cloud.bundles.swap(signed)
+        assert cloud.engine.held.bundle.digest == load_bundle(scores).digest
 
 
 def test_keys_are_made_once_private_and_checked(key: Path, scores: Path, tmp_path: Path) -> None:
@@ -351,7 +473,7 @@ def test_keys_are_made_once_private_and_checked(key: Path, scores: Path, tmp_pat
         make_keys(key)
     (tmp_path / "odd.pem").write_text("no key")
     with pytest.raises(InvalidSettings, match="is no public key in PEM"):
-        check_signature(scores, tmp_path / "odd.pem")
+        load_bundle(scores, signed_by(tmp_path / "odd.pem"))
     with pytest.raises(InvalidInput, match="is no private key in PEM"):
         sign(scores, tmp_path / "odd.pem")
     done = push("keygen", str(key))

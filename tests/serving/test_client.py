@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.serving.tiers import Program, eventually, running
+from tests.serving.tiers import Program, clean_environment, eventually, running
 from tests.serving.toy import SURE_AT
 from tests.serving.wire import ScriptedTier, answer, scripted
 
 from offramp.client import AsyncClient, Client
 from offramp.errors import BundleMismatch, DeadlineExceeded, InvalidInput, TierUnavailable
 from offramp.rpc import Answer, EncodedImage, Tier
+from offramp.rpc.v1 import tier_pb2 as pb
 
 NOWHERE = "127.0.0.1:1"
 
@@ -183,6 +188,29 @@ def test_what_the_images_raise_is_raised_to_the_caller(cloud: Program) -> None:
         list(client.infer_many(broken(), in_flight=2))
 
 
+async def test_a_callback_that_fails_ends_its_own_sample_alone() -> None:
+    def so_far(sample: pb.Sample) -> None:
+        tier.say(pb.Result(id=sample.id, answer=answer()))
+
+    def broken(_so_far: Answer) -> None:
+        raise KeyError("the caller's own mistake")
+
+    tier = ScriptedTier(so_far)
+    async with scripted(tier) as address, AsyncClient(address) as client:
+        others = [asyncio.create_task(client.infer(SURE_AT[0])) for _ in range(3)]
+        await eventually(lambda: len(tier.samples) == 3)
+        with pytest.raises(KeyError, match="own mistake"):
+            await client.infer(SURE_AT[0], early=broken)
+        with pytest.raises(KeyError, match="own mistake"):
+            async for _ in client.infer_many([SURE_AT[0]], early=lambda _, so_far: broken(so_far)):
+                pass
+        await eventually(lambda: tier.cancels)  # nobody waits for it any more
+        for one in tier.samples[:3]:
+            tier.answer(one)
+        assert [(await other).label for other in others] == [2, 2, 2]
+    assert tier.streams == 1
+
+
 def test_none_in_flight_is_refused(cloud: Program) -> None:
     with Client(cloud.listen) as client, pytest.raises(ValueError, match="in_flight"):
         list(client.infer_many([SURE_AT[0]], in_flight=0))
@@ -196,6 +224,39 @@ def test_a_dead_port_is_unavailable_within_the_deadline(deadline_s: float) -> No
             client.infer(SURE_AT[0], deadline_s=deadline_s)
         assert time.monotonic() - began < deadline_s + 2
     assert failure.value.reason == "unreachable"
+
+
+class SilentTier(ScriptedTier):
+    """One that never answers a unary call; `asked` counts them."""
+
+    asked = 0
+
+    async def Release(self, _request: pb.ReleaseRequest, _context: Any) -> None:  # noqa: N802
+        self.asked += 1
+        await asyncio.Event().wait()
+
+    Describe = Release
+
+
+@pytest.mark.parametrize("call", ["describe", "release"])
+@pytest.mark.parametrize("ends", ["client", "task"])
+async def test_a_call_under_way_hears_that_the_client_is_closed_or_its_task_cancelled(
+    call: str, ends: str
+) -> None:
+    tier = SilentTier(lambda _: None)
+    async with scripted(tier) as address:
+        async with AsyncClient(address) as client:
+            calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+                "describe": client.describe,
+                "release": lambda: client.release(1),
+            }
+            asking = asyncio.create_task(calls[call]())
+            await eventually(lambda: tier.asked)
+            if ends == "task":
+                asking.cancel()
+                await asyncio.wait([asking])
+        (outcome,) = await asyncio.gather(asking, return_exceptions=True)
+    assert type(outcome) is (TierUnavailable if ends == "client" else asyncio.CancelledError)
 
 
 def test_no_time_at_all_is_a_deadline(cloud: Program) -> None:
@@ -260,6 +321,70 @@ def test_closing_lets_go_of_a_thread_that_waits_and_may_be_done_twice() -> None:
     assert len(ends) == 1
     with pytest.raises(TierUnavailable, match="closed"):
         client.infer(SURE_AT[0])
+
+
+def test_closing_lets_go_of_threads_that_ask_on_and_on() -> None:
+    ends: list[str] = []
+
+    def ask_on(client: Client) -> None:
+        while "client is closed" not in (ends[-1] if ends else ""):
+            try:
+                client.infer(SURE_AT[0], deadline_s=0.01)
+            except (TierUnavailable, DeadlineExceeded) as exc:
+                ends.append(str(exc))
+
+    for _ in range(20):
+        ends.clear()
+        client = Client(NOWHERE)
+        asking = [threading.Thread(target=ask_on, args=(client,), daemon=True) for _ in range(4)]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.03)
+        client.close()
+        for thread in asking:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in asking)
+
+
+def test_what_is_collected_in_the_thread_of_the_client_does_not_stop_it(cloud: Program) -> None:
+    collected = threading.Event()
+
+    def collecting() -> Iterator[np.ndarray]:
+        while True:
+            if forgotten:
+                forgotten.clear()
+                gc.collect()
+                collected.set()
+            yield SURE_AT[0]
+
+    forgotten: list[Any] = []
+    client = Client(cloud.listen)
+    gc.disable()
+    try:
+        many = client.infer_many(itertools.repeat(SURE_AT[0]), in_flight=2)
+        next(many)
+        ring: list[Any] = [many]
+        ring.append(ring)
+        del many, ring
+        forgotten.append(True)
+        threading.Thread(target=lambda: next(client.infer_many(collecting())), daemon=True).start()
+        assert collected.wait(5)
+    finally:
+        gc.enable()
+    assert client.infer(SURE_AT[1]).label == 1
+    client.close()
+
+
+def test_a_program_that_forgets_what_it_began_ends(cloud: Program) -> None:
+    script = f"""
+import itertools, numpy as np
+from offramp import Client
+image = np.array({SURE_AT[0].tolist()}, np.uint8)
+many = Client({cloud.listen!r}).infer_many(itertools.repeat(image))
+next(many)
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=clean_environment(), timeout=30)
+    assert done.returncode == 0
 
 
 def test_a_client_finds_a_tier_that_comes_later(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,14 @@ async def test_what_the_child_finds_wrong_is_what_is_said(tmp_path: Path) -> Non
     fine = load_bundle(toy.single_bundle(tmp_path / "fine"))
     with pytest.raises(InvalidSettings, match=r"inference\.provider: 'tensorrt' is not in"):
         await tried(fine, fine.held, Inference(provider="tensorrt"))
+
+
+async def test_a_child_tries_nothing_but_what_was_checked(tmp_path: Path) -> None:
+    checked = load_bundle(toy.single_bundle(tmp_path / "bundle"))
+    other = bundle_of(tmp_path / "other", node("Neg", ["x_1"], "logits_0"))
+    shutil.copytree(other.folder, checked.folder, dirs_exist_ok=True)
+    with pytest.raises(InvalidBundle, match="bundle: has changed since it was checked"):
+        await tried(checked, checked.held)
 
 
 async def test_the_child_knows_no_secret_and_goes_with_who_asked(

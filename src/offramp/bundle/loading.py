@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from offramp.errors import InvalidBundle
 SUMS, MANIFEST = "SHA256SUMS", "manifest.json"
 MOST_STAGE_BYTES = 2**31 - 1  # a message of protobuf can have no more
 MOST_TEXT_BYTES = 16 * 2**20  # of SHA256SUMS and the manifest each; that of the demo has 12 kB
+CheckSums = Callable[[Path, bytes], None]  # a bundle's folder, and the content of its SHA256SUMS
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
 
 
@@ -65,10 +67,9 @@ def read_file(path: Path, most: int) -> bytes:
         raise InvalidBundle(str(path), f"cannot be read: {exc.strerror}") from exc
 
 
-def _sums(folder: Path) -> dict[str, str]:
-    path = folder / SUMS
+def _sums(path: Path, content: bytes) -> dict[str, str]:
     try:
-        lines = read_file(path, MOST_TEXT_BYTES).decode("ascii").removesuffix("\n").split("\n")
+        lines = content.decode("ascii").removesuffix("\n").split("\n")
     except UnicodeDecodeError as exc:
         raise InvalidBundle(str(path), "is not text") from exc
     sums = {}
@@ -91,14 +92,18 @@ def _manifest(path: Path, content: bytes) -> Manifest:
         raise InvalidBundle(str(path), f"is no JSON: {exc}") from exc
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path, check: CheckSums | None = None) -> Bundle:
     """The bundle in a folder, its manifest and every stage file that is there checked.
 
-    Raises InvalidBundle naming the file or the manifest's key.
+    check: is asked first, of the very bytes that all the rest is held against. Raises what it raises, and InvalidBundle
+    naming the file or the manifest's key.
     """
     if not folder.is_dir():
         raise InvalidBundle(str(folder), "there is no bundle: not a folder")
-    sums = _sums(folder)
+    listed = read_file(folder / SUMS, MOST_TEXT_BYTES)
+    if check is not None:
+        check(folder, listed)
+    sums = _sums(folder / SUMS, listed)
     content = read_file(folder / MANIFEST, MOST_TEXT_BYTES)
     if sums.get(MANIFEST) != hashlib.sha256(content).hexdigest():
         raise InvalidBundle(str(folder / MANIFEST), f"its SHA-256 is not the one in {SUMS}")

@@ -65,8 +65,8 @@ def sign(folder: Path, private: Path) -> Path:
     return path
 
 
-def check_signature(folder: Path, public: Path) -> None:
-    """Return where SHA256SUMS in the folder is signed by the key's owner.
+def check_signature(folder: Path, sums: bytes, *, public: Path) -> None:
+    """Return where the signature in the folder is of that content of SHA256SUMS, by the key's owner.
 
     Raises InvalidBundle where it is not, and InvalidSettings for a key that is none.
     """
@@ -81,7 +81,7 @@ def check_signature(folder: Path, public: Path) -> None:
     if not path.is_file():
         raise InvalidBundle(str(path), "there is none, and only signed bundles are taken here")
     try:
-        key.verify(read_file(path, _MOST_KEY_BYTES), read_file(folder / SUMS, MOST_TEXT_BYTES))
+        key.verify(read_file(path, _MOST_KEY_BYTES), sums)
     except invalid as exc:
         raise InvalidBundle(str(path), f"is not of {SUMS} and this deployment's key") from exc
 

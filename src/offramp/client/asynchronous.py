@@ -26,6 +26,7 @@ from offramp.rpc import (
     TierStream,
     Tls,
 )
+from offramp.rpc.pending import CallbackFailed
 from offramp.rpc.results import read_results, release_results
 from offramp.rpc.stored import Stored
 from offramp.rpc.v1 import tier_pb2 as pb
@@ -128,7 +129,7 @@ class AsyncClient:
 
         policy: an exit policy's name or id in place of the client's; local: the answer of the exit at hand, without
         a hop; early: is called with the answer so far, where the tier hands the sample on. Raises InvalidInput,
-        BundleMismatch, TierUnavailable, DeadlineExceeded or TierFailed.
+        BundleMismatch, TierUnavailable, DeadlineExceeded or TierFailed, and what `early` raises.
         """
         deadline = time.monotonic() + deadline_s
         payload = await _payload_within(image, deadline_s)
@@ -143,7 +144,10 @@ class AsyncClient:
             local=local,
             early=early is not None,
         )
-        answer = (await self._stream.ask(sample, deadline, early)).answer
+        try:
+            answer = (await self._stream.ask(sample, deadline, early)).answer
+        except CallbackFailed as exc:
+            raise exc.cause from exc.cause.__cause__  # as it was raised
         return replace(answer, id=sample.id) if answer.stored else answer
 
     async def infer_many(
@@ -159,7 +163,7 @@ class AsyncClient:
         """The outcome of every image as it becomes ready, with so many under way at once (closed loop).
 
         early: is called with the place among the images and the answer so far, of each that is handed on.
-        Raises ValueError where in_flight is below 1, and whatever iterating over the images raises.
+        Raises ValueError where in_flight is below 1, and whatever iterating over the images, or `early`, raises.
         """
         if in_flight < 1:
             raise ValueError(f"in_flight: {in_flight} is below 1")
@@ -193,7 +197,7 @@ class AsyncClient:
                 if isinstance(outcome, Timed):
                     yield outcome
                 else:
-                    outcome.result()  # raises what the images raised
+                    outcome.result()  # raises what the images, or `early`, raised
                     running -= 1
         finally:
             for task in tasks:

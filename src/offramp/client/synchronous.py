@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from offramp.client.asynchronous import AsyncClient, Timed
@@ -15,7 +18,7 @@ from offramp.rpc.stored import Stored
 from offramp.rpc.v1 import tier_pb2 as pb
 
 T = TypeVar("T")
-_LAST_MOMENT_S = 1.0
+_CLOSED = "this client is closed"
 
 
 class Client:
@@ -37,6 +40,10 @@ class Client:
         options: StreamOptions | None = None,
         tls: Tls | None = None,
     ) -> None:
+        self._is_closed = False
+        # Of what goes to the loop before it ends. A collection of garbage may need it again in the same thread; the
+        # loop's own thread never takes it, for another may wait for the loop with it.
+        self._lock = threading.RLock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"client of {target}", daemon=True
@@ -52,10 +59,15 @@ class Client:
         self._client = self._run(build())
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if self._loop.is_closed():
-            coroutine.close()
-            raise TierUnavailable("unreachable", "this client is closed")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        with self._lock:
+            if self._is_closed:
+                coroutine.close()
+                raise TierUnavailable("unreachable", _CLOSED)
+            outcome = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return outcome.result()
+        except CancelledError:
+            raise TierUnavailable("unreachable", _CLOSED) from None
 
     def __enter__(self) -> Client:
         return self
@@ -65,21 +77,23 @@ class Client:
 
     def close(self) -> None:
         """End the stream and its thread; what is under way fails with TierUnavailable."""
-        if self._loop.is_closed():
-            return
-        self._run(self._end())
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            ended = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        ended.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     async def _end(self) -> None:
-        await asyncio.get_running_loop().shutdown_asyncgens()  # an infer_many that was left early
         await self._client.__aexit__(None, None, None)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:  # of other threads; they have their errors and need a moment to raise them
-            _, late = await asyncio.wait(others, timeout=_LAST_MOMENT_S)
-            for task in late:
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:  # of other threads, which hear that the client is closed
                 task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.get_running_loop().shutdown_asyncgens()  # an infer_many that was left early
 
     def describe(self, timeout_s: float = 5.0) -> pb.DescribeResponse:
         """What the tier holds and how far it goes. Raises TierUnavailable, after timeout_s at the latest."""
@@ -155,11 +169,15 @@ class Client:
             if asking is not None:  # where this thread was interrupted while it waited
                 asking.cancel()
                 await asyncio.wait([asking])
-            await values.aclose()
+            with suppress(RuntimeError):  # collected together with this, they are being closed
+                await values.aclose()
 
         try:
             while (value := self._run(following())) is not None:
                 yield value
         finally:
-            if not self._loop.is_closed():
-                self._run(ending())
+            # Nothing may wait for the loop where this is collected as garbage: in the loop's own thread, which then
+            # closes the values by itself, and in a program that ends.
+            if threading.current_thread() is not self._thread and not sys.is_finalizing():
+                with suppress(TierUnavailable):  # closed, and so are they
+                    self._run(ending())

@@ -12,6 +12,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from offramp.errors import TierUnavailable
+from offramp.rpc.cancellation import closed_is_unavailable, is_cancelled
 from offramp.rpc.options import StreamOptions
 from offramp.rpc.tls import Refusal
 from offramp.rpc.v1 import tier_pb2 as pb
@@ -66,28 +67,18 @@ class Connection:
 
     async def describe(self, timeout_s: float) -> pb.DescribeResponse:
         """What the tier holds. Raises TierUnavailable."""
-        channel = self._channel
-        stub: Any = tier_pb2_grpc.TierStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = tier_pb2_grpc.TierStub(self._channel)  # type: ignore[no-untyped-call]
         try:
-            response: pb.DescribeResponse = await stub.Describe(
-                pb.DescribeRequest(), timeout=timeout_s, wait_for_ready=True
-            )
+            with closed_is_unavailable(f"{self.target}: the connection was given up"):
+                response: pb.DescribeResponse = await stub.Describe(
+                    pb.DescribeRequest(), timeout=timeout_s, wait_for_ready=True
+                )
         except grpc.aio.AioRpcError as exc:
             text = f"{self.target}: {exc.code().name}"
             if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 text = f"{self.target} does not answer within {timeout_s:.3g} s"
             raise TierUnavailable("unreachable", text) from exc
-        except asyncio.CancelledError:
-            if not self._has_given_up(channel):
-                raise
-            text = f"{self.target}: the connection was given up"
-            raise TierUnavailable("unreachable", text) from None
         return response
-
-    def _has_given_up(self, channel: grpc.aio.Channel | None) -> bool:
-        """Whether a call was cancelled for its channel, and not the task that waits for it."""
-        task = asyncio.current_task()
-        return channel is not self._channel and not (task is not None and task.cancelling())
 
     async def wait_serving(self) -> bool:
         """Return once the tier's health is SERVING, with True, or its watch has ended, with False.
@@ -104,7 +95,7 @@ class Connection:
         except grpc.aio.AioRpcError as exc:
             return exc.code() is grpc.StatusCode.UNIMPLEMENTED
         except asyncio.CancelledError:
-            if not self._has_given_up(channel):
+            if channel is self._channel or is_cancelled():
                 raise
         return False
 

@@ -29,6 +29,14 @@ class Reply(NamedTuple):
     bytes_down: float
 
 
+class CallbackFailed(OfframpError):
+    """What an asker's own `early` raised, which ends its sample and no other."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"early: {type(cause).__name__}: {cause}")
+        self.cause = cause
+
+
 Hear = Callable[[Reply | OfframpError], None]
 HearEarly = Callable[[Answer], None]
 
@@ -156,13 +164,18 @@ class Pending:
         await self._gone.wait()
 
     def tell(self, sample_id: SampleId, answer: Answer, bytes_down: float) -> None:
-        """Let the asker hear an answer so far, where it wants to."""
+        """Let the asker hear an answer so far, where it wants to; where it fails at that, CallbackFailed is its end."""
         asked = self._asked.get(sample_id)
         if asked is None:
             return
         asked.bytes_down += bytes_down
-        if asked.early is not None:
+        if asked.early is None:
+            return
+        try:
             asked.early(answer)
+        except Exception as exc:
+            if self._remove(asked):
+                asked.end(CallbackFailed(exc), asked.bytes_down)
 
     def settle(self, sample_id: SampleId, answer: Answer | OfframpError, bytes_down: float) -> None:
         """Let the asker hear its reply or error; nothing where it has gone, or the id is unknown."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from offramp.errors import OfframpError, TierFailed, TierUnavailable
+from offramp.errors import OfframpError, TierFailed
+from offramp.rpc.cancellation import closed_is_unavailable
 from offramp.rpc.status import error_of
 from offramp.rpc.stored import Stored, stored_from_proto
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.rpc.v1 import tier_pb2_grpc
+
+_CLOSED = "the stream is closed"
 
 
 def _stub(channel: grpc.aio.Channel) -> Any:
@@ -26,14 +28,11 @@ async def read_results(
     """What the tier says. Raises TierUnavailable, TierFailed, or InvalidInput where it makes no sense."""
     call = _stub(channel).Results(request)
     try:
-        async for message in call:
-            yield stored_from_proto(message)
+        with closed_is_unavailable(_CLOSED):
+            async for message in call:
+                yield stored_from_proto(message)
     except grpc.aio.AioRpcError as exc:
         raise _error_of(exc) from exc
-    except asyncio.CancelledError as exc:  # so gRPC says that the channel was closed meanwhile
-        if (task := asyncio.current_task()) is not None and task.cancelling():
-            raise
-        raise TierUnavailable("unreachable", "the stream is closed") from exc
     finally:
         call.cancel()
 
@@ -42,7 +41,8 @@ async def release_results(channel: grpc.aio.Channel, upto: int, timeout_s: float
     """How many results up to that cursor the tier has dropped. Raises as read_results does."""
     request = pb.ReleaseRequest(upto=upto)
     try:
-        response: pb.ReleaseResponse = await _stub(channel).Release(request, timeout=timeout_s)
+        with closed_is_unavailable(_CLOSED):
+            response: pb.ReleaseResponse = await _stub(channel).Release(request, timeout=timeout_s)
     except grpc.aio.AioRpcError as exc:
         raise _error_of(exc) from exc
     return int(response.released)

@@ -16,7 +16,6 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from offramp.bundle.loading import SUMS
-from offramp.bundle.signing import check_signature
 from offramp.errors import InvalidSettings, OfframpError
 from offramp.rpc import Tier
 from offramp.serving.brownout import Brownout
@@ -33,10 +32,7 @@ _LOOK_S = 0.5  # how often it is looked whether a bundle can go
 
 
 def folder_in_use(settings: TierSettings) -> Path:
-    """The bundle that a tier starts with: the one pushed last, else its setting. Raises InvalidBundle, InvalidSettings.
-
-    Its signature is checked, where the settings ask for one.
-    """
+    """The bundle that a tier starts with: the one pushed last, else its setting. Raises InvalidSettings."""
     bundles = settings.bundles
     if settings.tls.folder and (bundles.push or bundles.watch_s) and not bundles.verify_key:
         text = "is to be named where TLS is on and bundles can change: only signed ones are taken"
@@ -44,8 +40,6 @@ def folder_in_use(settings: TierSettings) -> Path:
     folder = settings.bundle
     if bundles.push and (pushed := Path(bundles.folder, CURRENT)).exists():
         folder = pushed.resolve()
-    if bundles.verify_key:
-        check_signature(folder, Path(bundles.verify_key))
     return folder
 
 
@@ -111,8 +105,6 @@ class Bundles:
             return held
 
     async def _opened(self, folder: Path) -> Held:
-        if key := self._settings.bundles.verify_key:
-            await asyncio.to_thread(check_signature, folder, Path(key))
         opening = await asyncio.to_thread(
             Opening, folder, self._tier, self._settings, self._profile
         )
@@ -139,16 +131,19 @@ class Bundles:
     async def _clear(self) -> None:
         while True:
             await asyncio.sleep(min(_LOOK_S, self._settings.bundles.keep_s))
-            former = self._engine.former
-            if former is not None and not former.users:
-                unasked_s = time.monotonic() - self._engine.former_asked
-                if unasked_s >= self._settings.bundles.keep_s:
-                    self._engine.former = None
-                    self._gone.append(former)
-            for held in [one for one in self._gone if not one.users]:
-                self._gone.remove(held)
-                await asyncio.to_thread(held.batcher.close)
-                logger.info("bundle %s is let go", held.bundle.digest[:12])
+            await self._clear_once()  # which keeps hold of nothing once it has returned
+
+    async def _clear_once(self) -> None:
+        former = self._engine.former
+        if former is not None and not former.users:
+            unasked_s = time.monotonic() - self._engine.former_asked
+            if unasked_s >= self._settings.bundles.keep_s:
+                self._engine.former = None
+                self._gone.append(former)
+        for held in [one for one in self._gone if not one.users]:
+            self._gone.remove(held)
+            await asyncio.to_thread(held.batcher.close)
+            logger.info("bundle %s is let go", held.bundle.digest[:12])
 
 
 def _looks_of(folder: Path) -> Hashable | None:

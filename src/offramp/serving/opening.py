@@ -1,6 +1,6 @@
 """A bundle's folder as something that a tier can serve: checked against its settings, opened, warmed up.
 
-folder --load_bundle--> Bundle --fits plan, policy, machine?--> stages opened --> Batcher --> Held
+folder --load_bundle, signed?--> Bundle --fits plan, policy, machine?--> stages opened --> Batcher --> Held
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from offramp.bundle import Bundle, load_bundle
+from offramp.bundle.signing import check_signature
 from offramp.errors import InvalidSettings
 from offramp.exits import ExitPolicy
 from offramp.rpc import Tier
@@ -30,7 +31,9 @@ class Opening:
     def __init__(
         self, folder: Path, tier: Tier, settings: TierSettings, profile: TierProfile
     ) -> None:
-        self.bundle: Bundle = load_bundle(folder)
+        key = settings.bundles.verify_key
+        check = partial(check_signature, public=Path(key)) if key else None
+        self.bundle: Bundle = load_bundle(folder, check)
         self._settings, self._profile = settings, profile
         self.last_stage = self._last_stage()
         self.policy = self._policy()

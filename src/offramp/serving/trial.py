@@ -56,6 +56,7 @@ async def tried(
     size = sum(bundle.stage_path(k).stat().st_size for k in wanted)
     task = {
         "folder": str(bundle.folder),
+        "network": bundle.digest,
         "stages": wanted,
         "inference": (inference or Inference()).model_dump(),
         "bytes": FIRST_BYTES + BYTES_A_BYTE * size,
@@ -151,6 +152,8 @@ def main() -> int:
         from offramp.serving.runner import StageRunner
 
         bundle = load_bundle(Path(task["folder"]))
+        if bundle.digest != task["network"]:
+            raise InvalidBundle(task["folder"], "has changed since it was checked")
         inference = Inference.model_validate(task["inference"])
         for stage in task["stages"]:
             _say(stage=stage)
