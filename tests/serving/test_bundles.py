@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from tests.serving.tiers import clean_environment, eventually, running, scrape
+from tests.serving.tiers import LOCAL, clean_environment, eventually, running, scrape
 from tests.serving.toy import SURE_AT
 
 from offramp.bundle import load_bundle, write_manifest
@@ -29,8 +29,8 @@ from offramp.errors import BundleMismatch, InvalidBundle, InvalidInput, InvalidS
 from offramp.rpc import Tier
 from offramp.rpc.v1 import bundles_pb2 as pb
 from offramp.rpc.v1 import bundles_pb2_grpc
-from offramp.serving.composition import Parts
-from offramp.serving.settings import BundleSettings
+from offramp.serving.composition import Parts, compose
+from offramp.serving.settings import BundleSettings, TierSettings
 
 UNSURE = SURE_AT[2]
 BUNDLE = ("SHA256SUMS", "manifest.json", "stage0.onnx", "stage1.onnx", "stage2.onnx")
@@ -478,6 +478,23 @@ def test_keys_are_made_once_private_and_checked(key: Path, scores: Path, tmp_pat
         sign(scores, tmp_path / "odd.pem")
     done = push("keygen", str(key))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_a_folder_for_pushes_that_cannot_be_one_is_refused_at_the_start(
+    scores: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    settings = TierSettings.model_validate(
+        {
+            "bundle": scores,
+            "listen": LOCAL,
+            "metrics": LOCAL,
+            "plan": {"last_stage": 2},
+            "bundles": {"push": True, "folder": str(tmp_path / "file" / "pushed")},
+        }
+    )
+    with pytest.raises(InvalidSettings, match=r"bundles\.folder: .*file is no folder"):
+        compose(Tier.DEVICE, settings)
 
 
 def test_pushes_need_a_folder() -> None:

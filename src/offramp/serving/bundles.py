@@ -40,6 +40,7 @@ def folder_in_use(settings: TierSettings) -> Path:
     folder = settings.bundle
     if bundles.push and (pushed := Path(bundles.folder, CURRENT)).exists():
         folder = pushed.resolve()
+        logger.warning("%s, which was pushed, is in use in place of %s", folder, settings.bundle)
     return folder
 
 

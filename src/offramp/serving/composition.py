@@ -138,7 +138,7 @@ def compose(tier: Tier, settings: TierSettings) -> Parts:
     peers, secure = Peers(settings.limits, metrics), _secure_port(settings, metrics)
     server = TierServer(servicer, results, settings.limits, peers, secure)
     if settings.bundles.push:
-        server.add(PushServicer(bundles, settings, peers).handler())
+        server.add(PushServicer(bundles, settings).handler())
     forwarder = _forwarder(settings, store, engine, uplink)
     return Parts(settings, engine, uplink, server, profile, bundles, store, forwarder)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -21,14 +22,13 @@ import grpc
 
 from offramp.bundle.loading import MANIFEST, SUMS
 from offramp.bundle.signing import SIGNATURE
-from offramp.errors import DeadlineExceeded, InvalidInput, TierUnavailable
+from offramp.errors import DeadlineExceeded, InvalidInput, InvalidSettings, TierUnavailable
 from offramp.rpc.status import code_of, status_of
 from offramp.rpc.v1 import bundles_pb2 as pb
 from offramp.serving.access import current_caller
 from offramp.serving.bundles import CURRENT, Bundles
 from offramp.serving.held import Held
 from offramp.serving.parsing import message_from
-from offramp.serving.peers import Peers, peer_of
 from offramp.serving.settings import TierSettings
 
 logger = logging.getLogger(__name__)
@@ -48,15 +48,20 @@ class _NotKept(Exception):
 
 
 class PushServicer:
-    """Offers the bundles of one tier."""
+    """Offers the bundles of one tier. Raises InvalidSettings where its folder cannot be written."""
 
-    def __init__(self, bundles: Bundles, settings: TierSettings, peers: Peers) -> None:
-        self._bundles, self._peers = bundles, peers
+    def __init__(self, bundles: Bundles, settings: TierSettings) -> None:
+        self._bundles = bundles
         self._folder, self._most = Path(settings.bundles.folder), settings.bundles.most_bytes
         self._own = settings.bundle
         self._knows_callers = bool(settings.tls.folder)
         self._idle_s = settings.limits.idle_s
         self._is_busy = False
+        there = next(
+            one for one in (self._folder, *self._folder.absolute().parents) if one.exists()
+        )
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise InvalidSettings("bundles.folder", f"{there} is no folder that can be written")
 
     def handler(self) -> grpc.GenericRpcHandler:
         """To be added to a server."""
@@ -71,7 +76,7 @@ class PushServicer:
         if self._knows_callers and (caller is None or not caller.may_push):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not allowed to push a bundle")
         try:
-            with self._entered(context):
+            with self._alone():
                 held = await self._take(parts)
         except (InvalidInput, DeadlineExceeded, TierUnavailable) as exc:
             await context.abort(code_of(status_of(exc)), str(exc))
@@ -84,20 +89,15 @@ class PushServicer:
         return pb.PushResponse(name=bundle.manifest.name, network=bundle.digest, stages=held.stages)
 
     @contextlib.contextmanager
-    def _entered(self, context: Any) -> Iterator[None]:
-        """The only push, and counted among the calls of its peer. Raises TierUnavailable where it is one too many."""
-        peer = peer_of(context)
-        self._peers.enter(peer, is_stream=True)
+    def _alone(self) -> Iterator[None]:
+        """The only push. Raises TierUnavailable where there is one already."""
+        if self._is_busy:
+            raise TierUnavailable("overloaded", "a push is under way here")
+        self._is_busy = True
         try:
-            if self._is_busy:
-                raise TierUnavailable("overloaded", "a push is under way here")
-            self._is_busy = True
-            try:
-                yield
-            finally:
-                self._is_busy = False
+            yield
         finally:
-            self._peers.leave(peer)
+            self._is_busy = False
 
     async def _take(self, parts: AsyncIterator[bytes]) -> Held:
         self._folder.mkdir(parents=True, exist_ok=True)
