@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,17 +30,36 @@ def python_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def run(line: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+ENVIRONMENT = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+
+
+def run(line: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["env", *shlex.split(line)],
-        cwd=ROOT,
-        env=environment,
+        cwd=folder,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+@contextmanager
+def started(line: str) -> Iterator[str]:
+    """The tier that a line starts, on free ports; where it listens."""
+    free = "--listen 127.0.0.1:0 --metrics 127.0.0.1:0"
+    command = ["env", *shlex.split(f"{line} {free}")]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as tier:
+        try:
+            assert tier.stdout is not None
+            ready = re.search(r"^ready \w+ listen=(\S+)", tier.stdout.readline())
+            assert ready, line
+            yield ready[1]
+        finally:
+            tier.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +71,26 @@ def device() -> Iterator[str]:
 
 @pytest.mark.parametrize("line", command_lines("offramp-"))
 def test_every_tier_accepts_the_settings_that_the_readme_gives_it(line: str) -> None:
-    done = run(line if "--check-config" in line else f"{line} --check-config")
+    done = run(f"{line} --check-config")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_readme_starts_all_three_tiers() -> None:
-    assert len(command_lines("offramp-")) == 3
+def test_the_tiers_of_the_readme_find_one_another_and_the_cloud_answers() -> None:
+    address: dict[str, str] = {}  # in place of the one that the README says the tier listens on
+    with ExitStack() as tiers:
+        for line, usual in zip(command_lines("offramp-"), (7103, 7102, 7101), strict=True):
+            for here, there in address.items():
+                line = line.replace(here, there)
+            address[f"127.0.0.1:{usual}"] = tiers.enter_context(started(line))
+        asked = command_lines("offramp infer")[1]
+        done = run(f"{asked} --json --device {address['127.0.0.1:7101']}")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["tier"], answer["degraded"]) == ("cloud", None)
 
 
 def test_the_image_of_the_readme_is_answered(device: str) -> None:
-    (line,) = command_lines("offramp infer")
+    line, _ = command_lines("offramp infer")
     done = run(line.replace("127.0.0.1:7101", device))
     assert done.returncode == 0, done.stderr
     assert "Ankle boot" in done.stdout
