@@ -6,7 +6,6 @@ network --> whole graph --> stages --> draft bundle --> parity --> calibration -
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -30,7 +29,7 @@ from offramp.bundle import (
 )
 from offramp.bundle.drafting import drafted
 from offramp.data import SampleSet
-from offramp.data.fingerprints import TRAINED_ON
+from offramp.data.fingerprints import TRAINED_ON, unpacked
 from offramp.errors import InvalidBundle, InvalidInput
 from offramp.evaluation.reference import Reference, run_stages
 from offramp.export.coding import fit_coding
@@ -49,8 +48,9 @@ _CALIBRATION_BATCH = 100
 class Exporting:
     """The bundle's name, the accuracy that thresholds may cost, whether codes get tables for entropy coding.
 
-    Also the command that asked, what made the network, and the run's list of what it was trained
-    on, which is put beside the manifest.
+    Also the command that asked, what made the network, and the file that lists what it was trained on
+    (`write_fingerprints` of `offramp.data.fingerprints`, or a run's trained_on.bin): it is put beside
+    the manifest, and its SHA-256 into the provenance, so that no certificate is made on these samples.
     """
 
     name: str
@@ -147,10 +147,35 @@ def _calibrate(
     return calibrate(reference.logits, held.labels, sizes, max_drop=max_drop)
 
 
+def _provenance(exporting: Exporting, folder: Path) -> dict[str, Any]:
+    """What made the network, naming the list of what it was trained on, which `folder` then holds.
+
+    Raises InvalidInput where the list cannot be read, lists nothing or is not the provenance's own.
+    """
+    provenance: dict[str, Any] = dict(exporting.provenance)
+    if exporting.trained_on is None:
+        return provenance
+    field = f"trained_on: {exporting.trained_on}"
+    try:
+        content = exporting.trained_on.read_bytes()
+    except OSError as exc:
+        raise InvalidInput(field, f"cannot be read: {exc.strerror}") from exc
+    if len(unpacked(content, field)) == 0:
+        raise InvalidInput(field, "lists no sample")
+    digest = hashlib.sha256(content).hexdigest()
+    data = provenance.get("data", {})
+    if not isinstance(data, Mapping):
+        raise InvalidInput("provenance.data", "is no table that could name what was trained on")
+    if data.get("fingerprints", digest) != digest:
+        raise InvalidInput(field, "its SHA-256 is not provenance.data.fingerprints")
+    (folder / TRAINED_ON).write_bytes(content)
+    return provenance | {"data": {**data, "fingerprints": digest}}
+
+
 def _build(network: ExitNetwork, held: SampleSet, exporting: Exporting, folder: Path) -> None:
     """A checked bundle in an empty folder."""
+    provenance = _provenance(exporting, folder)
     described = _describe(network, held, folder)
-    provenance: dict[str, Any] = dict(exporting.provenance)
     draft = Manifest(
         name=exporting.name,
         network=described,
@@ -190,10 +215,8 @@ def write_bundle(network: ExitNetwork, out: Path, held: SampleSet, exporting: Ex
     held: samples that training did not see, for temperatures and thresholds
     (`offramp.training.run.held_out`). Every stage is run under onnxruntime at batch 1, 3 and 32 and
     held against PyTorch beside `out`, and the whole then takes its place in one rename. Raises
-    InvalidBundle where a check fails, InvalidInput where `out` is not empty.
+    InvalidBundle where a check fails, InvalidInput where `out` is not empty or something given does not fit.
     """
     with drafted(out) as folder:
         _build(network, held, exporting, folder)
-        if exporting.trained_on is not None:
-            shutil.copyfile(exporting.trained_on, folder / TRAINED_ON)
     return load_bundle(out)
