@@ -15,8 +15,11 @@ from PIL import Image
 from tests.serving.tiers import Program, clean_environment
 from tests.serving.toy import SURE_AT
 
+from offramp.cli import main
+from offramp.client import Client
 from offramp.client.inputs import payload_of
 from offramp.errors import InvalidInput
+from offramp.rpc.v1 import tier_pb2 as pb
 
 NOWHERE = "127.0.0.1:1"
 
@@ -76,6 +79,20 @@ def test_json_is_one_object_a_line(device: Program, files: list[str]) -> None:
     assert second["degraded"] == "unreachable"
     assert sum(first["probabilities"]) == pytest.approx(1, abs=1e-5)
     assert [leg["tier"] for leg in first["trail"]] == ["device"]
+
+
+def test_a_class_of_a_network_that_the_device_does_not_tell_of_is_a_number(
+    device: Program,
+    files: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = pb.DescribeResponse(networks=[pb.HeldNetwork(digest="0" * 64, classes=["x", "y", "z"])])
+    monkeypatch.setattr(Client, "describe", lambda *_: told)  # as before a push of another bundle
+    assert main(["infer", "--device", device.listen, "--early", files[0]]) == 0
+    assert ": 0 1.000 (device" in capsys.readouterr().out
+    assert main(["infer", "--device", device.listen, "--json", files[0]]) == 0
+    assert json.loads(capsys.readouterr().out)["class"] == "0"
 
 
 def test_local_says_that_it_was_asked_for(device: Program, files: list[str]) -> None:
