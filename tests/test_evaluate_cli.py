@@ -42,7 +42,8 @@ def test_it_prints_tables_and_says_what_is_left_out(
     for row in ("policy usual", "exit 2 alone", "cloud only, PNG", "cloud only, JPEG q75"):
         assert row in printed
     assert "without" in printed
-    assert "no curve: provenance" in printed
+    assert "no curve: provenance: does not say what was held out" in printed
+    assert "--images" not in printed
     assert "overlap with training: not checked" in printed
     assert "its codecs are 0.00 of them" in " ".join(printed.split())
 
