@@ -24,13 +24,12 @@ from offramp.evaluation.beside import beside
 from offramp.evaluation.cache import CACHE, check_inputs
 from offramp.evaluation.costs import flops_of_codecs
 from offramp.evaluation.report import Evaluation, Labelled, evaluate
-from offramp.exits import ExitPolicy
+from offramp.exits import BASELINES, ExitPolicy
 
 LATENCY = (
     "compute: the stages' own passes, one sample at a time on one thread of this machine; without "
     "links, queues and decoding"
 )
-_BASELINE_POLICIES = ("first-exit", "final-exit")
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -85,8 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check_outputs(arguments)
     bundle = load_bundle(arguments.bundle)
     other = load_bundle(arguments.beside) if arguments.beside else None
-    if arguments.deploy and not all(map(bundle.manifest.policy, _BASELINE_POLICIES)):
-        raise InvalidInput("--deploy", f"needs the policies {' and '.join(_BASELINE_POLICIES)}")
+    if arguments.deploy and not all(map(bundle.manifest.policy, BASELINES)):
+        raise InvalidInput("--deploy", f"needs the policies {' and '.join(BASELINES)}")
     policies = _policies(bundle, arguments.policy)
     source = _source(bundle, arguments)
     held, curve = _held_out(bundle, arguments)
