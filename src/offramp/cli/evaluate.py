@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from offramp import data
 from offramp.bundle import Bundle, load_bundle
+from offramp.cli.outputs import check_output, check_picture
 from offramp.data.unseen import Unseen, compare, from_file, held_out, was_made_on
 from offramp.errors import InvalidInput
 from offramp.evaluation.beside import beside
@@ -116,12 +117,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _check_outputs(arguments: argparse.Namespace) -> None:
     if arguments.deploy < 0:
         raise InvalidInput("--deploy", f"{arguments.deploy} is below 0")
-    files = {"--picture": arguments.picture}
+    if arguments.picture:
+        check_picture("--picture", arguments.picture)
     if arguments.json and arguments.json != "-":
-        files["--json"] = Path(arguments.json)
-    for option, path in files.items():
-        if path and not path.absolute().parent.is_dir():
-            raise InvalidInput(option, f"the folder of {path} does not exist")
+        check_output("--json", Path(arguments.json))
 
 
 def _policies(bundle: Bundle, names: list[str] | None) -> list[ExitPolicy]:

@@ -15,6 +15,7 @@ from offramp.bundle import Bundle, load_bundle
 from offramp.bundle.loading import MANIFEST, SUMS
 from offramp.bundle.signing import SIGNATURE, make_keys, sign
 from offramp.cli import access
+from offramp.cli.outputs import check_output
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
 from offramp.rpc import StreamOptions
 from offramp.rpc.v1 import bundles_pb2 as pb
@@ -68,6 +69,7 @@ def run_keygen(args: argparse.Namespace) -> int:
 def run_sign(args: argparse.Namespace) -> int:
     """Sign a bundle whose hashes are right."""
     load_bundle(args.bundle)
+    check_output("bundle", args.bundle / SIGNATURE)
     print(f"{sign(args.bundle, args.key)} written")
     return 0
 
