@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,9 @@ def _print_early(
     line = f"{path}: {classes.name(answer)} {answer.confidence:.3f} so far (exit {answer.exit})"
     if arguments.json:
         line = json.dumps({**_as_json(path, answer, classes, None), "final": False})
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):  # in the client's thread; this one's answer meets it again
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def _print(arguments: argparse.Namespace, classes: Classes, outcomes: Sequence[Timed]) -> int:

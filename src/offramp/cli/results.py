@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from datetime import datetime
@@ -51,10 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = client.results(
             after=arguments.after, follow=arguments.follow, waiting=arguments.pending
         )
-        try:
-            _print(client, found, classes, arguments)
-        except BrokenPipeError:  # whoever read it has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print(client, found, classes, arguments)
     return 0
 
 
