@@ -148,6 +148,14 @@ def test_without_torch_a_verb_that_needs_it_names_the_extra_in_one_line(
     assert error.count("\n") == 1
 
 
+def test_a_push_to_no_address_is_refused_before_any(
+    plain_bundle: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = ("--to", "127.0.0.1:1", "--to", "127.0.0.1")
+    assert main(["bundle", "push", str(plain_bundle()), *to]) == 2
+    assert capsys.readouterr().err == "offramp: --to: '127.0.0.1' is not HOST:PORT\n"
+
+
 def test_a_signature_that_cannot_be_written_is_one_line(
     plain_bundle: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -180,6 +180,10 @@ def test_a_policy_that_the_device_does_not_hold(device: Program, files: list[str
         ("--in-flight", "0", "--in-flight: 0 is below 1"),
         ("--deadline", "0", "--deadline: 0 is not above 0"),
         ("--deadline", "nan", "--deadline: nan is not above 0"),
+        ("--device", "127.0.0.1", "--device: '127.0.0.1' is not HOST:PORT"),
+        ("--device", ":99999", "--device: ':99999' is not HOST:PORT"),
+        ("--device", "", "--device: '' is not HOST:PORT"),
+        ("--device", "a..b:1", "--device: 'a..b:1': no host can have that name"),
     ],
 )
 def test_a_flag_out_of_range(

@@ -245,3 +245,5 @@ def test_results_of_a_device_without_a_store_and_of_none(cloud: Program, results
     assert results(cloud.listen, "--after", "-1") == (2, "", "offramp: --after: -1 is no cursor\n")
     said = f"offramp: {NOWHERE} does not answer within 5 s\n"
     assert results(NOWHERE) == (1, "", said)
+    said = "offramp: --device: '127.0.0.1' is not HOST:PORT\n"
+    assert results("127.0.0.1") == (2, "", said)

@@ -16,6 +16,7 @@ from offramp.cli.classes import Classes
 from offramp.client import Client, Timed
 from offramp.errors import BundleMismatch, InvalidInput, OfframpError
 from offramp.rpc import Answer
+from offramp.rpc.address import checked_address
 
 _MOST_DEADLINE_S = 4000  # the wire's field holds 71 minutes
 
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.early and arguments.local:
         raise InvalidInput("--early", "with --local there is no later answer")
+    checked_address("--device", arguments.device)
     tls = access.tls_of(arguments)
     with Client(arguments.device, policy=arguments.policy, tls=tls) as client:
         classes = Classes(client.describe(arguments.deadline))

@@ -18,6 +18,7 @@ from offramp.cli import access
 from offramp.cli.outputs import check_output
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
 from offramp.rpc import StreamOptions
+from offramp.rpc.address import checked_address
 from offramp.rpc.v1 import bundles_pb2 as pb
 from offramp.rpc.v1 import bundles_pb2_grpc
 
@@ -45,6 +46,8 @@ def add(verbs: Any) -> None:
 
 def run_push(args: argparse.Namespace) -> int:
     """One tier after the other; the first that refuses ends it. Raises what it said, and who has the bundle by then."""
+    for target in args.to:
+        checked_address("--to", target)
     bundle = load_bundle(args.bundle)
     options = StreamOptions(tls=access.tls_of(args))
     done: list[str] = []

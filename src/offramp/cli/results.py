@@ -14,6 +14,7 @@ from offramp.cli.classes import Classes
 from offramp.client import Client
 from offramp.errors import InvalidInput
 from offramp.rpc import Answer
+from offramp.rpc.address import checked_address
 from offramp.rpc.stored import Stored
 
 _MOST_CURSOR = 2**63 - 1
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if not 0 <= arguments.after <= _MOST_CURSOR:
         raise InvalidInput("--after", f"{arguments.after} is no cursor")
+    checked_address("--device", arguments.device)
     with Client(arguments.device, tls=access.tls_of(arguments)) as client:
         classes = Classes(client.describe())
         found = client.results(

@@ -11,6 +11,7 @@ from offramp.client.asynchronous import AsyncClient, Timed
 from offramp.client.inputs import Image
 from offramp.errors import TierUnavailable
 from offramp.rpc import Answer, StreamOptions, Tls
+from offramp.rpc.address import checked_address
 from offramp.rpc.stored import Stored
 from offramp.rpc.v1 import tier_pb2 as pb
 
@@ -21,7 +22,7 @@ _LAST_MOMENT_S = 1.0
 class Client:
     """Asks the tier at `target` (HOST:PORT), with `tls` where it has TLS on. Use as a context manager.
 
-    It may be used from several threads.
+    It may be used from several threads. Raises InvalidInput naming `address` where the target is none.
 
     with Client("localhost:7101") as client:
         answer = client.infer(Path("shoe.png"), deadline_s=0.2)
@@ -37,6 +38,7 @@ class Client:
         options: StreamOptions | None = None,
         tls: Tls | None = None,
     ) -> None:
+        checked_address("address", target)  # before there is a thread to end
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"client of {target}", daemon=True
