@@ -91,7 +91,9 @@ def _print(arguments: argparse.Namespace, classes: Classes, outcomes: Sequence[T
     for timed in outcomes:
         path, outcome = arguments.images[timed.index], timed.outcome
         if isinstance(outcome, OfframpError):
-            sys.stderr.write(f"offramp: {path}: {outcome}\n")
+            said = str(outcome)
+            named = said if said.startswith((f"{path}:", f"{path} ")) else f"{path}: {said}"
+            sys.stderr.write(f"offramp: {named}\n")
             code = max(code, 2 if isinstance(outcome, (InvalidInput, BundleMismatch)) else 1)
         elif arguments.json:
             sys.stdout.write(json.dumps(_as_json(path, outcome, classes, timed.latency_s)) + "\n")
