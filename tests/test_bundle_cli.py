@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from offramp.bundle import Bundle, load_bundle
+from offramp.bundle.signing import SIGNATURE
 from offramp.cli import main
 
 Writer = Callable[[], Path]
@@ -145,3 +146,20 @@ def test_without_torch_a_verb_that_needs_it_names_the_extra_in_one_line(
     assert error.startswith(f"offramp: {arguments[0]}: needs the extra `train` (torch is missing)")
     assert "pip install '.[train]'" in error
     assert error.count("\n") == 1
+
+
+def test_a_push_to_no_address_is_refused_before_any(
+    plain_bundle: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = ("--to", "127.0.0.1:1", "--to", "127.0.0.1")
+    assert main(["bundle", "push", str(plain_bundle()), *to]) == 2
+    assert capsys.readouterr().err == "offramp: --to: '127.0.0.1' is not HOST:PORT\n"
+
+
+def test_a_signature_that_cannot_be_written_is_one_line(
+    plain_bundle: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = plain_bundle()
+    (folder / SIGNATURE).mkdir()
+    assert main(["bundle", "sign", str(folder), "--key", "no.key"]) == 2
+    assert capsys.readouterr().err == f"offramp: bundle: {folder / SIGNATURE} is a folder\n"

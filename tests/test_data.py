@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import socket
 import struct
 import tarfile
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from offramp import data
+from offramp.cli import main
 from offramp.data import ImageSet, cifar10, fashion_mnist, hold_out
 from offramp.data.cifar10 import load_copy, parse_records
 from offramp.data.fashion_mnist import parse_idx
@@ -143,7 +145,7 @@ def test_a_download_that_finds_no_file_or_no_server_is_an_error_of_ours(
 ) -> None:
     address, served, _ = source
     (served / "images.gz").unlink()
-    with pytest.raises(InvalidInput, match=r"cannot be fetched.*404"):
+    with pytest.raises(InvalidInput, match=r"cannot be fetched.*404.*lie, with --data"):
         fashion_mnist.download(tmp_path / "data", DIGESTS, address)
     with socket.socket() as bound:  # a port on which nobody listens
         bound.bind(("127.0.0.1", 0))
@@ -268,8 +270,22 @@ def test_the_cifar_copies_hold_ten_classes_of_colour_images(kind: str) -> None:
 def test_an_unknown_data_set_and_one_without_a_folder_are_refused() -> None:
     with pytest.raises(InvalidInput, match="'mnist' is none of fashion-mnist"):
         data.load("mnist", "test")
-    with pytest.raises(InvalidInput, match="say where the files"):
+    with pytest.raises(InvalidInput, match="say where the files of cifar10 lie, with --data"):
         data.load("cifar10", "test")
+
+
+@pytest.mark.parametrize("verb", ["place", "train", "export", "calibrate", "quantize", "evaluate"])
+def test_what_says_where_files_lie_is_an_option_that_the_verb_has(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        data.load("cifar10", "test")
+    of_option = dict(re.findall(r"(--\w+) \(of ([\w, ]+)\)", caught.value.message))
+    (option,) = (option for option, verbs in of_option.items() if verb in verbs.split(", "))
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f" {option} FOLDER where the data set's files lie" in said
 
 
 @pytest.mark.parametrize(

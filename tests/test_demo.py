@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from offramp.cli import main
+
 ROOT = Path(__file__).parent.parent
 IMAGES = 400
 KEYS = {"share", "accuracy", "p50_ms", "p95_ms", "p99_ms", "bytes_up", "bytes_down"}
@@ -87,3 +89,26 @@ def test_it_prints_a_table_and_draws_a_picture(demo: tuple[dict, str, Path]) -> 
     for row in ("device", "fog", "cloud", "three tiers, with exits", "cloud only, PNG"):
         assert row in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--json", "/nowhere/x.json"], "--json: the folder of /nowhere/x.json does not exist"),
+        (["--json", "/proc/x.json"], "--json: /proc/x.json cannot be written: No such file"),
+        (["--picture", "/proc"], "--picture: /proc is a folder"),
+        (["--picture", "e.txt"], "--picture: e.txt does not end in .png"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_work(
+    flags: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--bundle", "/nowhere", *flags]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"offramp: {said}")
+    assert told.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from tests.serving import toy
 
 from offramp.bundle import load_bundle, write_manifest
 from offramp.cli import main
+from offramp.cli.outputs import check_output
+from offramp.errors import InvalidInput
 
 
 @pytest.fixture
@@ -42,7 +45,8 @@ def test_it_prints_tables_and_says_what_is_left_out(
     for row in ("policy usual", "exit 2 alone", "cloud only, PNG", "cloud only, JPEG q75"):
         assert row in printed
     assert "without" in printed
-    assert "no curve: provenance" in printed
+    assert "no curve: provenance: does not say what was held out" in printed
+    assert "--images" not in printed
     assert "overlap with training: not checked" in printed
     assert "its codecs are 0.00 of them" in " ".join(printed.split())
 
@@ -78,6 +82,26 @@ def test_a_network_of_raw_tensors_is_evaluated_too(
     assert "cloud only, raw tensor" in capsys.readouterr().out
 
 
+def test_what_is_looked_at_before_the_work_stays_as_it_is(tmp_path: Path) -> None:
+    there, other = tmp_path / "there.json", tmp_path / "other.json"
+    there.write_text("{}")
+    for path in (there, other, Path("/dev/null")):
+        check_output("--json", path)
+    assert there.read_text() == "{}"
+    assert not other.exists()
+    there.unlink()
+    there.symlink_to(tmp_path / "absent" / "x.json")
+    check_output("--json", there)
+    assert there.is_symlink()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InvalidInput, match=r"--json: .* cannot be written: Permission denied"):
+        check_output("--json", tmp_path / "x.json")
+
+
 def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
     assert code == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -93,15 +117,23 @@ def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
         (["--deploy", "3"], "--deploy: needs the policies first-exit and final-exit"),
         (["--picture", "/nowhere/x.png"], "--picture: the folder of /nowhere/x.png does not exist"),
         (["--json", "/nowhere/x.json"], "--json: the folder of /nowhere/x.json does not exist"),
+        (["--json", "/proc/x.json"], "--json: /proc/x.json cannot be written: No such file"),
+        (["--json", "/proc"], "--json: /proc is a folder"),
+        (["--picture", "/proc/x.png"], "--picture: /proc/x.png cannot be written: No such file"),
+        (["--picture", "/proc"], "--picture: /proc is a folder"),
+        (["--picture", "e.txt"], "--picture: e.txt does not end in .png"),
     ],
 )
-def test_a_wrong_option_is_one_line(
+def test_a_wrong_option_is_one_line_before_the_work(
     bundle: Path,
     samples: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     more: list[str],
     said: str,
 ) -> None:
+    monkeypatch.chdir(bundle.parent)
+    monkeypatch.setattr("offramp.cli.evaluate.evaluate", lambda *_, **__: pytest.fail("it began"))
     assert said in refused(capsys, evaluate(bundle, "--images", samples, *more))
 
 

@@ -265,3 +265,17 @@ def test_the_command_marks_where_a_recipe_has_its_exits(
     inside.write_text(recipe_file.read_text().replace('"blocks.0"', '"blocks.0.conv1"'))
     assert main(["place", str(inside), "--data", str(small_data), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["elsewhere"] == ["blocks.0.conv1"]
+
+
+@pytest.mark.train
+def test_a_place_that_the_backbone_does_not_have_is_refused_as_training_refuses_it(
+    recipe_file: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "typo.toml"
+    recipe.write_text(recipe_file.read_text().replace('"blocks.1"', '"blocs.1"'))
+    said = []
+    for words in (["place", str(recipe)], ["train", str(recipe), "--out", str(tmp_path / "run")]):
+        assert main([*words, "--data", str(small_data)]) == 2
+        said.append(capsys.readouterr().err)
+    assert "exits.1.at: the network has no submodule 'blocs.1'; near names are 'blocks" in said[0]
+    assert said[0] == said[1]

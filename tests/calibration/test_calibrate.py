@@ -129,6 +129,26 @@ def test_an_earlier_policy_of_the_name_goes_with_its_certificate(
     assert [p.name for p in third.policies][3:] == ["certified", "other"]
 
 
+@pytest.mark.parametrize("name", ["first-exit", "final-exit"])
+def test_a_baseline_is_not_replaced(calibrate: Calibrate, bundle: Path, name: str) -> None:
+    edit_manifest(bundle, lambda manifest: manifest["policies"][1].update(name=name))
+    before = (bundle / MANIFEST).read_bytes()
+    code, said = calibrate(*BOUND, "--name", name)
+    assert code == 2
+    assert f"--name: {name} is a baseline's" in one_line(said)
+    assert (bundle / MANIFEST).read_bytes() == before
+
+
+def test_a_folder_that_holds_something_is_refused_before_the_work(
+    calibrate: Calibrate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "file").touch()
+    monkeypatch.setattr("offramp.cli.calibrate.samples_of", lambda *_: pytest.fail("it began"))
+    code, said = calibrate(*BOUND, "--out", str(tmp_path / "new"))
+    assert (code, said) == (2, f"offramp: --out: {tmp_path / 'new'} is not empty\n")
+
+
 def test_a_new_folder_leaves_the_old_one_as_it_is(
     calibrate: Calibrate, bundle: Path, tmp_path: Path
 ) -> None:

@@ -137,7 +137,8 @@ def test_a_backbone_that_others_trained_makes_the_part_held_out_unfit(
     edit_manifest(bundle, lambda m: m["provenance"]["recipe"].update(regime=regime))
     code, said = calibrate(*BOUND)
     assert code == 2
-    assert "the backbone's resnet56.th may have seen the part held out" in one_line(said)
+    said = one_line(said)
+    assert "the backbone's resnet56.th may have seen the part held out; give --images" in said
 
 
 def test_a_bundle_that_says_nothing_of_its_training_needs_images_and_says_that_it_did_not_compare(
@@ -146,7 +147,8 @@ def test_a_bundle_that_says_nothing_of_its_training_needs_images_and_says_that_i
     folder = toy.scores_bundle(tmp_path / "scores")
     flags = ["calibrate", str(folder), "--cost", "bytes", "--max-drop", "0.1"]
     assert main(flags) == 2
-    assert "provenance: does not say what was held out" in one_line(capsys.readouterr().err)
+    said = one_line(capsys.readouterr().err)
+    assert "provenance: does not say what was held out; give --images" in said
     images, labels = images_of(1000, 2)
     np.savez(tmp_path / "mine.npz", x=images, y=labels)
     assert main([*flags, "--images", str(tmp_path / "mine.npz")]) == 0
@@ -187,10 +189,27 @@ def test_a_file_that_does_not_fit_is_refused(
 
 
 def test_a_file_that_is_no_archive_is_refused(trained_bundle: Path, tmp_path: Path) -> None:
-    for content in (b"", b"PK\x03\x04 broken", b"\x93NUMPY"):
-        (tmp_path / "mine.npz").write_bytes(content)
-        with pytest.raises(InvalidInput, match=r"cannot be read|has no array x"):
-            from_file(load_bundle(trained_bundle), tmp_path / "mine.npz")
+    path = tmp_path / "mine.npz"
+    for content, said in (
+        (b"PK\x03\x04 broken", "cannot be read"),
+        (b"", "is no .npz file"),
+        (b"\x93NUMPY", "is no .npz file"),
+        (b"\x89PNG\r\n\x1a\n", "is no .npz file"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InvalidInput, match=said) as caught:
+            from_file(load_bundle(trained_bundle), path)
+        assert caught.value.field == str(path)
+
+
+def test_one_array_is_refused_as_no_archive_in_one_line(
+    calibrate: Calibrate, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, images_of(10, 1)[0])
+    code, said = calibrate(*BOUND, "--images", str(path))
+    assert code == 2
+    assert f"{path}: is no .npz file" in one_line(said)
 
 
 def test_where_training_data_cannot_be_found_to_compare_with_it_is_said(

@@ -77,9 +77,12 @@ def test_plot_draws_a_profile_and_a_file(tmp_path: Path) -> None:
     [
         (["show", "5g-nsa-med"], "profile: there is no '5g-nsa-med'; near: 5g-nsa-mid"),
         (["compile", "lte", "--duration", "-1", "--out", "x"], "duration: -1 s"),
-        (["compile", "lte", "--out", "absent/x.csv"], "absent/x.csv: cannot be written"),
+        (["compile", "lte", "--out", "absent/x"], "--out: the folder of absent/x does not exist"),
+        (["compile", "lte", "--out", "."], "--out: . is a folder"),
         (["compile", "lte", "--trace-up", "absent", "--out", "x"], "absent: there is no such file"),
-        (["plot", "lte", "--out", "absent/x.png"], "--out: absent/x.png cannot be written"),
+        (["plot", "lte", "--out", "absent/x"], "--out: the folder of absent/x does not exist"),
+        (["plot", "lte", "--out", "."], "--out: . is a folder"),
+        (["plot", "lte", "--out", "x.txt"], "--out: x.txt does not end in .png"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(

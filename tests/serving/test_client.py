@@ -216,6 +216,16 @@ def test_none_in_flight_is_refused(cloud: Program) -> None:
         list(client.infer_many([SURE_AT[0]], in_flight=0))
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", "", "::1:7101"])
+def test_an_address_that_is_none_is_refused_at_once(address: str) -> None:
+    threads = threading.active_count()
+    for kind in (Client, AsyncClient):
+        with pytest.raises(InvalidInput, match="is not HOST:PORT") as caught:
+            kind(address)
+        assert caught.value.field == "address"
+    assert threading.active_count() == threads
+
+
 @pytest.mark.parametrize("deadline_s", [0.2, 1e-9])
 def test_a_dead_port_is_unavailable_within_the_deadline(deadline_s: float) -> None:
     with Client(NOWHERE) as client:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.serving.tiers import Program, clean_environment
+from tests.serving.tiers import Program, clean_environment, scrape, wait_for
 from tests.serving.toy import SURE_AT
 
+from offramp.cli import main
+from offramp.client import Client
 from offramp.client.inputs import payload_of
 from offramp.errors import InvalidInput
+from offramp.rpc.v1 import tier_pb2 as pb
 
 NOWHERE = "127.0.0.1:1"
 
@@ -78,6 +82,70 @@ def test_json_is_one_object_a_line(device: Program, files: list[str]) -> None:
     assert [leg["tier"] for leg in first["trail"]] == ["device"]
 
 
+def test_a_class_of_a_network_that_the_device_does_not_tell_of_is_a_number(
+    device: Program,
+    files: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = pb.DescribeResponse(networks=[pb.HeldNetwork(digest="0" * 64, classes=["x", "y", "z"])])
+    monkeypatch.setattr(Client, "describe", lambda *_: told)  # as before a push of another bundle
+    assert main(["infer", "--device", device.listen, "--early", files[0]]) == 0
+    assert ": 0 1.000 (device" in capsys.readouterr().out
+    assert main(["infer", "--device", device.listen, "--json", files[0]]) == 0
+    assert json.loads(capsys.readouterr().out)["class"] == "0"
+
+
+def unread(*words: str) -> tuple[int, str]:
+    """The exit code, and what is said on stderr, where nobody reads stdout."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        command = [str(Path(sys.executable).with_name("offramp")), *words]
+        done = subprocess.run(
+            command,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            env=clean_environment(),
+        )
+    finally:
+        os.close(write)
+    return done.returncode, done.stderr
+
+
+def test_a_verb_whose_reader_has_gone_says_nothing_of_it(
+    device: Program, scores: Path, files: list[str]
+) -> None:
+    assert unread("infer", "--device", device.listen, *files) == (0, "")
+    assert unread("infer", "--device", device.listen, "--json", *files * 30) == (0, "")
+    assert unread("bundle", "show", "--json", str(scores)) == (0, "")
+    assert unread("link", "list") == (0, "")
+
+
+def test_answers_so_far_that_nobody_reads_do_not_break_the_stream(
+    scores: Path, files: list[str], start: Callable[..., Program]
+) -> None:
+    cloud = start("cloud", scores)
+    flags = ("--plan.last_stage", "0", "--uplink.address", cloud.listen)
+    device = start("device", scores, *flags)
+    wait_for(lambda: scrape(device.metrics)["offramp_upstreams", ""] == 1)
+    assert unread("infer", "--early", "--device", device.listen, *files) == (0, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_no_reader_that_has_gone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def break_elsewhere(_arguments: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("offramp.cli.link.run_list", break_elsewhere)
+    with pytest.raises(BrokenPipeError):
+        main(["link", "list"])
+
+
 def test_local_says_that_it_was_asked_for(device: Program, files: list[str]) -> None:
     done = infer(device.listen, "--local", *files)
     assert done.returncode == 0
@@ -98,7 +166,8 @@ def test_one_bad_image_is_one_line_and_the_others_are_answered(
     assert len(done.stdout.splitlines()) == 1
     first, second = done.stderr.splitlines()
     assert first.startswith(f"offramp: {broken}: payload.image: ")
-    assert "none.png: cannot be read: No such file" in second
+    path = tmp_path / "none.png"
+    assert second == f"offramp: {path}: cannot be read: No such file or directory"
 
 
 def test_a_policy_that_the_device_does_not_hold(device: Program, files: list[str]) -> None:
@@ -112,6 +181,10 @@ def test_a_policy_that_the_device_does_not_hold(device: Program, files: list[str
         ("--in-flight", "0", "--in-flight: 0 is below 1"),
         ("--deadline", "0", "--deadline: 0 is not above 0"),
         ("--deadline", "nan", "--deadline: nan is not above 0"),
+        ("--device", "127.0.0.1", "--device: '127.0.0.1' is not HOST:PORT"),
+        ("--device", ":99999", "--device: ':99999' is not HOST:PORT"),
+        ("--device", "", "--device: '' is not HOST:PORT"),
+        ("--device", "a..b:1", "--device: 'a..b:1': no host can have that name"),
     ],
 )
 def test_a_flag_out_of_range(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.serving.test_programs import mistake
 from tests.serving.tiers import Program, clean_environment, scrape, wait_for
 from tests.serving.toy import SURE_AT
 
+from offramp.bundle import load_bundle, write_manifest
 from offramp.cli import main
 from offramp.client import Client
 from offramp.rpc import Answer
@@ -133,6 +135,15 @@ def command(address: str, *arguments: str) -> list[str]:
     return [offramp, "results", "--device", address, *arguments]
 
 
+def renamed(bundle: Path, folder: Path, classes: tuple[str, ...]) -> Path:
+    """The same stages under other class names, which is another network."""
+    shutil.copytree(bundle, folder)
+    manifest = load_bundle(folder).manifest
+    network = manifest.network.model_copy(update={"classes": classes})
+    write_manifest(folder, manifest.model_copy(update={"network": network}))
+    return folder
+
+
 @pytest.fixture
 def results(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs the verb; its exit code, standard output and standard error."""
@@ -181,6 +192,23 @@ def test_results_prints_what_waits_and_what_is_answered_and_releases_what_was_pr
     assert results(device.listen) == (0, "", "")
 
 
+def test_results_names_classes_by_the_network_of_the_answer(
+    scores: Path, tmp_path: Path, start: Start, results: Results
+) -> None:
+    pushes = ("--bundles.push", "true", "--bundles.folder", str(tmp_path / "pushed"))
+    device = start("device", scores, *flags(tmp_path / "store"), *pushes)
+    with Client(device.listen) as client:
+        assert client.infer(UNSURE).stored
+    assert "was cat 0" in results(device.listen, "--pending")[1]
+    for said, names in (("was cat 0", "xyz"), ("was 0 0", "uvw")):  # held as the former; gone
+        other = renamed(scores, tmp_path / names, tuple(names))
+        assert main(["bundle", "push", str(other), "--to", device.listen]) == 0
+        results(device.listen)  # takes what the push has printed
+        assert said in results(device.listen, "--pending")[1]
+    (one,) = objects(results(device.listen, "--pending", "--json")[1])
+    assert (one["degraded"]["class"], one["degraded"]["label"]) == ("0", 0)
+
+
 def test_results_follows_until_it_is_interrupted_and_stops_where_nobody_reads(
     scores: Path, tmp_path: Path, start: Start
 ) -> None:
@@ -217,3 +245,5 @@ def test_results_of_a_device_without_a_store_and_of_none(cloud: Program, results
     assert results(cloud.listen, "--after", "-1") == (2, "", "offramp: --after: -1 is no cursor\n")
     said = f"offramp: {NOWHERE} does not answer within 5 s\n"
     assert results(NOWHERE) == (1, "", said)
+    said = "offramp: --device: '127.0.0.1' is not HOST:PORT\n"
+    assert results("127.0.0.1") == (2, "", said)

@@ -9,6 +9,8 @@ Results go to stdout, messages to stderr. Exit codes: 0, 1 for what could not be
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -42,6 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         verb.add(verbs)
     arguments = parser.parse_args(argv)
+    code = 0
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not (unread := [one for one in (sys.stdout, sys.stderr) if _is_unread(one.fileno())]):
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in unread:  # or its last flush would fail too
+            os.dup2(nowhere, stream.fileno())
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         code: int = arguments.run(arguments)
     except OfframpError as exc:
@@ -50,3 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _is_unread(descriptor: int) -> bool:
+    """Whether whoever read it has gone, as `head` does once it has seen enough."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

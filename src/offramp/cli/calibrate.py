@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from offramp.bundle import Brownout, Bundle, Manifest, load_bundle
+from offramp.bundle.drafting import check_new
 from offramp.bundle.rewriting import rewrite, with_policy
 from offramp.cli.samples import add_samples, samples_of
 from offramp.data.unseen import FIT_SHARE, SPLIT_SEED, Parts, Unseen
@@ -26,7 +27,7 @@ from offramp.evaluation.calibration import Form, never_early
 from offramp.evaluation.degraded import Degraded, degraded_answers
 from offramp.evaluation.goals import Budget, Reached, RiskBound
 from offramp.evaluation.observation import UNITS, observe, whole_cost
-from offramp.exits import COMBINATIONS, RULES, ExitPolicy
+from offramp.exits import BASELINES, COMBINATIONS, RULES, ExitPolicy
 from offramp.exits.certificate import RISKS, Certificate, binomial_tail, rows_sha256
 
 _CONFIDENCE = 0.95
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     1 where nothing beyond "nobody leaves early" can be certified, and then no bundle is changed; 1 where the budget is
     not met, and then the policy is in the bundle all the same, its record saying so.
     """
+    _check_targets(args)
     goal = _goal(args)
     bundle = load_bundle(args.bundle)
     if len(bundle.manifest.network.stages) == 1:
@@ -134,6 +136,13 @@ def _added(
     provenance = dict(to.provenance)
     provenance["calibrations"] = {**provenance.get("calibrations", {}), policy.name: record}
     return with_policy(to, policy, certificate, provenance, brownout)
+
+
+def _check_targets(args: argparse.Namespace) -> None:
+    if args.name in BASELINES:
+        raise InvalidInput("--name", f"{args.name} is a baseline's, and would no longer be one")
+    if args.out is not None:
+        check_new(args.out)
 
 
 def _goal(args: argparse.Namespace) -> RiskBound | Budget:

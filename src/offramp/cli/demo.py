@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.cli import demo_links
+from offramp.cli.outputs import check_output, check_picture
 from offramp.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -81,9 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.images is not None and arguments.images < 1:
         raise InvalidInput("--images", f"{arguments.images} is not at least 1")
-    for option in (arguments.json, arguments.picture):
-        if option and not option.absolute().parent.is_dir():
-            raise InvalidInput(str(option), "its folder does not exist")
+    if arguments.json:
+        check_output("--json", arguments.json)
+    if arguments.picture:
+        check_picture("--picture", arguments.picture)
 
 
 def _over_loopback(

@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 
 from offramp import data
 from offramp.bundle import Bundle, load_bundle
+from offramp.cli.outputs import check_output, check_picture
 from offramp.data.unseen import Unseen, compare, from_file, held_out, was_made_on
 from offramp.errors import InvalidInput
 from offramp.evaluation.beside import beside
 from offramp.evaluation.cache import CACHE, check_inputs
 from offramp.evaluation.costs import flops_of_codecs
 from offramp.evaluation.report import Evaluation, Labelled, evaluate
-from offramp.exits import ExitPolicy
+from offramp.exits import BASELINES, ExitPolicy
 
 LATENCY = (
     "compute: the stages' own passes, one sample at a time on one thread of this machine; without "
     "links, queues and decoding"
 )
-_BASELINE_POLICIES = ("first-exit", "final-exit")
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -85,8 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check_outputs(arguments)
     bundle = load_bundle(arguments.bundle)
     other = load_bundle(arguments.beside) if arguments.beside else None
-    if arguments.deploy and not all(map(bundle.manifest.policy, _BASELINE_POLICIES)):
-        raise InvalidInput("--deploy", f"needs the policies {' and '.join(_BASELINE_POLICIES)}")
+    if arguments.deploy and not all(map(bundle.manifest.policy, BASELINES)):
+        raise InvalidInput("--deploy", f"needs the policies {' and '.join(BASELINES)}")
     policies = _policies(bundle, arguments.policy)
     source = _source(bundle, arguments)
     held, curve = _held_out(bundle, arguments)
@@ -117,12 +117,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _check_outputs(arguments: argparse.Namespace) -> None:
     if arguments.deploy < 0:
         raise InvalidInput("--deploy", f"{arguments.deploy} is below 0")
-    files = {"--picture": arguments.picture}
+    if arguments.picture:
+        check_picture("--picture", arguments.picture)
     if arguments.json and arguments.json != "-":
-        files["--json"] = Path(arguments.json)
-    for option, path in files.items():
-        if path and not path.absolute().parent.is_dir():
-            raise InvalidInput(option, f"the folder of {path} does not exist")
+        check_output("--json", Path(arguments.json))
 
 
 def _policies(bundle: Bundle, names: list[str] | None) -> list[ExitPolicy]:

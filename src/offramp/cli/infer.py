@@ -6,14 +6,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from offramp.cli import access
+from offramp.cli.classes import Classes
 from offramp.client import Client, Timed
 from offramp.errors import BundleMismatch, InvalidInput, OfframpError
 from offramp.rpc import Answer
+from offramp.rpc.address import checked_address
 
 _MOST_DEADLINE_S = 4000  # the wire's field holds 71 minutes
 
@@ -57,9 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.early and arguments.local:
         raise InvalidInput("--early", "with --local there is no later answer")
+    checked_address("--device", arguments.device)
     tls = access.tls_of(arguments)
     with Client(arguments.device, policy=arguments.policy, tls=tls) as client:
-        classes = list(client.describe(arguments.deadline).networks[0].classes)
+        classes = Classes(client.describe(arguments.deadline))
         outcomes = client.infer_many(
             arguments.images,
             in_flight=arguments.in_flight,
@@ -71,22 +75,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_early(
-    arguments: argparse.Namespace, classes: Sequence[str], index: int, answer: Answer
+    arguments: argparse.Namespace, classes: Classes, index: int, answer: Answer
 ) -> None:
     path = arguments.images[index]
-    line = f"{path}: {classes[answer.label]} {answer.confidence:.3f} so far (exit {answer.exit})"
+    line = f"{path}: {classes.name(answer)} {answer.confidence:.3f} so far (exit {answer.exit})"
     if arguments.json:
         line = json.dumps({**_as_json(path, answer, classes, None), "final": False})
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):  # in the client's thread; this one's answer meets it again
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
-def _print(arguments: argparse.Namespace, classes: Sequence[str], outcomes: Sequence[Timed]) -> int:
+def _print(arguments: argparse.Namespace, classes: Classes, outcomes: Sequence[Timed]) -> int:
     code = 0
     for timed in outcomes:
         path, outcome = arguments.images[timed.index], timed.outcome
         if isinstance(outcome, OfframpError):
-            sys.stderr.write(f"offramp: {path}: {outcome}\n")
+            said = str(outcome)
+            named = said if said.startswith((f"{path}:", f"{path} ")) else f"{path}: {said}"
+            sys.stderr.write(f"offramp: {named}\n")
             code = max(code, 2 if isinstance(outcome, (InvalidInput, BundleMismatch)) else 1)
         elif arguments.json:
             sys.stdout.write(json.dumps(_as_json(path, outcome, classes, timed.latency_s)) + "\n")
@@ -95,19 +102,19 @@ def _print(arguments: argparse.Namespace, classes: Sequence[str], outcomes: Sequ
             if outcome.id is not None:
                 degraded += f", stored: {outcome.id}"
             sys.stdout.write(
-                f"{path}: {classes[outcome.label]} {outcome.confidence:.3f} "
+                f"{path}: {classes.name(outcome)} {outcome.confidence:.3f} "
                 f"({outcome.tier}, exit {outcome.exit}, {timed.latency_s * 1e3:.1f} ms{degraded})\n"
             )
     return code
 
 
 def _as_json(
-    path: Path, answer: Answer, classes: Sequence[str], latency_s: float | None
+    path: Path, answer: Answer, classes: Classes, latency_s: float | None
 ) -> dict[str, Any]:
     return {
         "image": str(path),
         "label": answer.label,
-        "class": classes[answer.label],
+        "class": classes.name(answer),
         "confidence": round(answer.confidence, 6),
         "probabilities": [round(float(p), 6) for p in answer.probabilities],
         "exit": answer.exit,

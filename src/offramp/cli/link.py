@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.cli import link_plot, link_run, link_validate
 from offramp.cli.extra import needs_extra
+from offramp.cli.outputs import check_output
 
 if TYPE_CHECKING:
     from offramp.links.compiling import Traces
@@ -133,6 +134,7 @@ def run_compile(arguments: argparse.Namespace) -> int:
         from offramp.links.compiling import compile_profile
         from offramp.links.marginals import marginals
         from offramp.links.profile import load_profile
+    check_output("--out", arguments.out)
     profile = load_profile(arguments.profile)
     step_s = arguments.step_ms / 1000
     traces = _traces(arguments, step_s)

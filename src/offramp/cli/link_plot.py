@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offramp.cli.extra import needs_extra
-from offramp.errors import InvalidInput
+from offramp.cli.outputs import check_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,16 +38,14 @@ def add_plot(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run_plot(arguments: argparse.Namespace) -> int:
     """Write the picture."""
+    check_picture("--out", arguments.out)
     with needs_extra("link", "links"):
         timeline, profile = _source(arguments)
     with needs_extra("link plot", "demo"):
         import matplotlib as mpl
 
         mpl.use("Agg")
-    try:
-        draw(timeline, profile, arguments.out)
-    except OSError as exc:
-        raise InvalidInput("--out", f"{arguments.out} cannot be written: {exc.strerror}") from exc
+    draw(timeline, profile, arguments.out)
     print(f"{arguments.out}: {timeline.name} ({timeline.kind}), {timeline.duration_s:g} s")
     return 0
 

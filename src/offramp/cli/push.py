@@ -15,8 +15,10 @@ from offramp.bundle import Bundle, load_bundle
 from offramp.bundle.loading import MANIFEST, SUMS
 from offramp.bundle.signing import SIGNATURE, make_keys, sign
 from offramp.cli import access
+from offramp.cli.outputs import check_output
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
 from offramp.rpc import StreamOptions
+from offramp.rpc.address import checked_address
 from offramp.rpc.v1 import bundles_pb2 as pb
 from offramp.rpc.v1 import bundles_pb2_grpc
 
@@ -44,6 +46,8 @@ def add(verbs: Any) -> None:
 
 def run_push(args: argparse.Namespace) -> int:
     """One tier after the other; the first that refuses ends it. Raises what it said, and who has the bundle by then."""
+    for target in args.to:
+        checked_address("--to", target)
     bundle = load_bundle(args.bundle)
     options = StreamOptions(tls=access.tls_of(args))
     done: list[str] = []
@@ -68,6 +72,7 @@ def run_keygen(args: argparse.Namespace) -> int:
 def run_sign(args: argparse.Namespace) -> int:
     """Sign a bundle whose hashes are right."""
     load_bundle(args.bundle)
+    check_output("bundle", args.bundle / SIGNATURE)
     print(f"{sign(args.bundle, args.key)} written")
     return 0
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from offramp.cli import access
+from offramp.cli.classes import Classes
 from offramp.client import Client
 from offramp.errors import InvalidInput
 from offramp.rpc import Answer
+from offramp.rpc.address import checked_address
 from offramp.rpc.stored import Stored
 
 _MOST_CURSOR = 2**63 - 1
@@ -45,22 +46,20 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if not 0 <= arguments.after <= _MOST_CURSOR:
         raise InvalidInput("--after", f"{arguments.after} is no cursor")
+    checked_address("--device", arguments.device)
     with Client(arguments.device, tls=access.tls_of(arguments)) as client:
-        classes = list(client.describe().networks[0].classes)
+        classes = Classes(client.describe())
         found = client.results(
             after=arguments.after, follow=arguments.follow, waiting=arguments.pending
         )
-        try:
-            _print(client, found, classes, arguments)
-        except BrokenPipeError:  # whoever read it has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print(client, found, classes, arguments)
     return 0
 
 
 def _print(
     client: Client,
     found: Iterable[Stored],
-    classes: Sequence[str],
+    classes: Classes,
     arguments: argparse.Namespace,
 ) -> None:
     cursor = 0
@@ -79,11 +78,7 @@ def _print(
             client.release(cursor)
 
 
-def _named(label: int, classes: Sequence[str]) -> str:
-    return classes[label] if label < len(classes) else str(label)  # of another network
-
-
-def _line(stored: Stored, classes: Sequence[str]) -> str:
+def _line(stored: Stored, classes: Classes) -> str:
     time = datetime.fromtimestamp(stored.stored_at).astimezone().isoformat(timespec="seconds")
     first = stored.degraded
     was = f"was {_said(first, classes)}, {first.degraded})"
@@ -95,12 +90,11 @@ def _line(stored: Stored, classes: Sequence[str]) -> str:
     return f"{stored.cursor}: {stored.id} of {time}: failed: {stored.full}; {was}"
 
 
-def _said(answer: Answer, classes: Sequence[str]) -> str:
-    name = _named(answer.label, classes)
-    return f"{name} {answer.confidence:.3f} ({answer.tier}, exit {answer.exit}"
+def _said(answer: Answer, classes: Classes) -> str:
+    return f"{classes.name(answer)} {answer.confidence:.3f} ({answer.tier}, exit {answer.exit}"
 
 
-def _as_json(stored: Stored, classes: Sequence[str]) -> dict[str, Any]:
+def _as_json(stored: Stored, classes: Classes) -> dict[str, Any]:
     full = stored.full
     return {
         "cursor": stored.cursor,
@@ -114,10 +108,10 @@ def _as_json(stored: Stored, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _answer_as_json(answer: Answer, classes: Sequence[str]) -> dict[str, Any]:
+def _answer_as_json(answer: Answer, classes: Classes) -> dict[str, Any]:
     return {
         "label": answer.label,
-        "class": _named(answer.label, classes),
+        "class": classes.name(answer),
         "confidence": round(answer.confidence, 6),
         "probabilities": [round(float(p), 6) for p in answer.probabilities],
         "exit": answer.exit,

@@ -26,7 +26,12 @@ def add_samples(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def samples_of(args: argparse.Namespace, bundle: Bundle) -> Unseen:
     """What the options say. Raises InvalidInput where they say two things, or samples that do not do."""
     if args.images is None:
-        return held_out(bundle, args.data, args.folder)
+        try:
+            return held_out(bundle, args.data, args.folder)
+        except InvalidInput as exc:
+            if exc.field != "provenance":
+                raise
+            raise InvalidInput(exc.field, f"{exc.message}; give --images") from exc
     if args.data is not None:
         raise InvalidInput("--images", "given beside --data; they say two sources of samples")
     return from_file(bundle, args.images, args.folder)

@@ -26,6 +26,7 @@ from offramp.rpc import (
     TierStream,
     Tls,
 )
+from offramp.rpc.address import checked_address
 from offramp.rpc.pending import CallbackFailed
 from offramp.rpc.results import read_results, release_results
 from offramp.rpc.stored import Stored
@@ -54,6 +55,8 @@ async def _payload_within(image: Image, timeout_s: float) -> Payload:
 class AsyncClient:
     """Asks the tier at `target` (HOST:PORT), with `tls` where it has TLS on. Use as an async context manager.
 
+    Raises InvalidInput naming `address` where the target is none.
+
     async with AsyncClient("localhost:7101") as client:
         answer = await client.infer(Path("shoe.png"), deadline_s=0.2)
     """
@@ -68,6 +71,7 @@ class AsyncClient:
         options: StreamOptions | None = None,
         tls: Tls | None = None,
     ) -> None:
+        checked_address("address", target)
         options = options or StreamOptions()
         self._stream = TierStream(target, options if tls is None else replace(options, tls=tls))
         self._origin = Origin(name or socket.gethostname(), secrets.randbits(64))

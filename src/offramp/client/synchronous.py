@@ -14,6 +14,7 @@ from offramp.client.asynchronous import AsyncClient, Timed
 from offramp.client.inputs import Image
 from offramp.errors import TierUnavailable
 from offramp.rpc import Answer, StreamOptions, Tls
+from offramp.rpc.address import checked_address
 from offramp.rpc.stored import Stored
 from offramp.rpc.v1 import tier_pb2 as pb
 
@@ -24,7 +25,7 @@ _CLOSED = "this client is closed"
 class Client:
     """Asks the tier at `target` (HOST:PORT), with `tls` where it has TLS on. Use as a context manager.
 
-    It may be used from several threads.
+    It may be used from several threads. Raises InvalidInput naming `address` where the target is none.
 
     with Client("localhost:7101") as client:
         answer = client.infer(Path("shoe.png"), deadline_s=0.2)
@@ -44,6 +45,7 @@ class Client:
         # Of what goes to the loop before it ends. A collection of garbage may need it again in the same thread; the
         # loop's own thread never takes it, for another may wait for the loop with it.
         self._lock = threading.RLock()
+        checked_address("address", target)  # before there is a thread to end
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"client of {target}", daemon=True

@@ -5,7 +5,7 @@ from typing import Literal
 
 from offramp.data import cifar10, fashion_mnist, imagenette
 from offramp.data.encoding import reencode
-from offramp.data.images import ImageSet, hold_out
+from offramp.data.images import WITH_OPTIONS, ImageSet, hold_out
 from offramp.data.tensors import TensorSet
 from offramp.errors import InvalidInput
 
@@ -31,7 +31,7 @@ def load(name: str, split: Split, folder: Path | None = None) -> ImageSet:
     if name not in NAMES:
         raise InvalidInput("data.name", f"{name!r} is none of {', '.join(NAMES)}")
     if folder is None:
-        raise InvalidInput("data.folder", f"say where the files of {name} lie")
+        raise InvalidInput("data.folder", f"say where the files of {name} lie, {WITH_OPTIONS}")
     if name == "cifar10":
         return cifar10.load(split, folder)
     if name == "imagenette":

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.data.images import ImageSet
+from offramp.data.images import WITH_OPTIONS, ImageSet
 from offramp.errors import InvalidInput
 
 CLASSES = (
@@ -100,7 +100,7 @@ def download(folder: Path, sha256: Mapping[str, str], source: str = SOURCE) -> N
             with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310 (our own source)
                 compressed = response.read()
         except (OSError, http.client.HTTPException) as exc:
-            message = f"cannot be fetched ({exc}); say where the files lie"
+            message = f"cannot be fetched ({exc}); say where the files lie, {WITH_OPTIONS}"
             raise InvalidInput(url, message) from exc
         _decompress(compressed, url, digest)
         temporary = folder / f".{name}.gz.{os.getpid()}"

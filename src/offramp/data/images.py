@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 
 from offramp.errors import InvalidInput
 
+# How a user says where files lie; `demo` always knows.
+WITH_OPTIONS = (
+    "with --data (of place, train, export) or --folder (of calibrate, quantize, evaluate)"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSet:

@@ -36,6 +36,7 @@ from offramp.errors import InvalidBundle, InvalidInput
 from offramp.exits.certificate import Certificate, Compared
 
 FIT_SHARE, SPLIT_SEED = 0.5, 1  # of a split, unless another is asked for
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06")  # the second: one that holds nothing
 _BROKEN = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
@@ -106,14 +107,14 @@ def held_out(bundle: Bundle, name: str | None = None, folder: Path | None = None
     """
     trained = trained_by(bundle.manifest)
     if trained is None:
-        raise InvalidInput("provenance", "does not say what was held out; give --images")
+        raise InvalidInput("provenance", "does not say what was held out")
     if name not in (None, trained.recipe.data.name):
         text = (
             f"{name!r}, but the network was trained on {trained.recipe.data.name!r}; give --images"
         )
         raise InvalidInput("--data", text)
     if (weights := trained.recipe.regime.backbone_weights) is not None:
-        text = f"the backbone's {weights} may have seen the part held out; give --images"
+        text = f"the backbone's {weights} may have seen the part held out"
         raise InvalidInput("provenance", text)
     whole, kept, rows = split_of(trained, folder)
     twins = np.isin(fingerprints(whole.images[rows]), fingerprints(whole.images[kept]))
@@ -189,6 +190,8 @@ def from_file(bundle: Bundle, path: Path, folder: Path | None = None) -> Unseen:
     """
     try:
         content = path.read_bytes()
+        if not content.startswith(_ARCHIVES):
+            raise InvalidInput(str(path), "is no .npz file of arrays x and, where known, y")
         # From memory, for np.load leaves a broken file open.
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files if name in ("x", "y")}

@@ -2,13 +2,14 @@
 
 from offramp.exits.budget import BudgetedThresholds, ClosedBatch, budgeted_thresholds
 from offramp.exits.combination import COMBINATIONS, Combine
-from offramp.exits.policy import Decision, ExitPolicy, ExitSetting
+from offramp.exits.policy import BASELINES, Decision, ExitPolicy, ExitSetting
 from offramp.exits.rules import NEVER, RULES
 from offramp.exits.temperature import fit_temperature
 from offramp.exits.thresholds import FittedThresholds, fit_thresholds
 from offramp.exits.weights import fit_weights
 
 __all__ = [
+    "BASELINES",
     "COMBINATIONS",
     "NEVER",
     "RULES",

@@ -29,6 +29,7 @@ from offramp.exits.confidence import labels_of
 from offramp.exits.rules import RULES, Evidence
 from offramp.exits.rules.rule import Memory
 
+BASELINES = ("first-exit", "final-exit")  # names of policies that a deployment is compared with
 _LEAST_TEMPERATURE = 1e-6  # logits over less would overflow
 State = NDArray[np.void]  # (N,) records of ExitPolicy.state_type()
 

@@ -37,6 +37,14 @@ def _not_there(backbone: nn.Module, at: str) -> str:
     return f"the network has no submodule {at!r}; {said} {', '.join(map(repr, of))}"
 
 
+def check_names(backbone: nn.Module, wanted: Sequence[str]) -> None:
+    """Pass where there are submodules of the names that exits are to be at. Raises CannotAttach, with near names."""
+    names = dict(backbone.named_modules())
+    for k, at in enumerate(wanted):
+        if at not in names:
+            raise CannotAttach(f"exits.{k}.at", _not_there(backbone, at))
+
+
 class _Recorder:
     """Forward hooks that note, in order, what submodules yield."""
 
@@ -175,11 +183,8 @@ def attach(
     """
     if prepare is not None and (takes.dtype != "uint8" or len(takes.shape) != 3):
         raise CannotAttach("takes", "an input to be prepared is a uint8 image (H, W, C)")
-    names = dict(backbone.named_modules())
-    for k, exit_at in enumerate(exits):
-        if exit_at.at not in names:
-            raise CannotAttach(f"exits.{k}.at", _not_there(backbone, exit_at.at))
     wanted = [exit_at.at for exit_at in exits]
+    check_names(backbone, wanted)
     ran, classes = dry_run(backbone, wanted, prepare, takes)
     order = [at for at, _ in ran]
     if order != wanted:

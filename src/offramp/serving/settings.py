@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from offramp.errors import DegradedReason
+from offramp.errors import DegradedReason, InvalidInput
+from offramp.rpc.address import checked_address
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 def _address(text: str) -> str:
-    match = re.fullmatch(r"(?:[^\s:\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", text)
-    if match is None or int(match[1]) > 65_535:
-        raise ValueError(f"{text!r} is not HOST:PORT")
     try:
-        text.rpartition(":")[0].encode("idna")  # as whoever looks it up will
-    except UnicodeError:
-        raise ValueError(f"{text!r}: no host can have that name") from None
-    return text
+        return checked_address("", text)
+    except InvalidInput as exc:
+        raise ValueError(exc.message) from None  # pydantic knows the field
 
 
 def _addresses(text: str) -> str:

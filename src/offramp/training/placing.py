@@ -22,6 +22,7 @@ from offramp.data import ImageSet
 from offramp.errors import InvalidSettings
 from offramp.exits.placement import place_greedily
 from offramp.models import CannotAttach, ExitAt, HeadSpec, Preparation
+from offramp.models.attach import check_names
 from offramp.models.placement import Candidate, Candidates, find_candidates, place_at_equal_flops
 from offramp.models.probe import probe
 from offramp.models.zoo.huggingface import HuggingFaceSettings
@@ -100,7 +101,9 @@ def choose_places(
     backbone, prepare, candidates = candidates_of(recipe, images, mean, std)
     placement = recipe.placement
     if placement is None:
-        return tuple(e.at for e in recipe.exits), candidates
+        named = tuple(e.at for e in recipe.exits)
+        check_names(backbone, named)
+        return named, candidates
     if placement.rule == "equal-flops":
         chosen = place_at_equal_flops(candidates, placement.count)
     else:
