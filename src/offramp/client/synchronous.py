@@ -18,6 +18,7 @@ from offramp.rpc.stored import Stored
 from offramp.rpc.v1 import tier_pb2 as pb
 
 T = TypeVar("T")
+_LAST_MOMENT_S = 0.1
 _CLOSED = "this client is closed"
 
 
@@ -89,6 +90,10 @@ class Client:
 
     async def _end(self) -> None:
         await self._client.__aexit__(None, None, None)
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(
+                others, timeout=_LAST_MOMENT_S
+            )  # gRPC's own want to end by themselves
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:  # of other threads, which hear that the client is closed
                 task.cancel()
