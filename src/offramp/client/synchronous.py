@@ -19,6 +19,7 @@ from offramp.rpc.stored import Stored
 from offramp.rpc.v1 import tier_pb2 as pb
 
 T = TypeVar("T")
+_LAST_MOMENT_S = 0.1
 _CLOSED = "this client is closed"
 
 
@@ -92,9 +93,13 @@ class Client:
     async def _end(self) -> None:
         await self._client.__aexit__(None, None, None)
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in others:  # of other threads, which hear that the client is closed
+            await asyncio.wait(
+                others, timeout=_LAST_MOMENT_S
+            )  # gRPC's own want to end by themselves
+            for (
+                task
+            ) in others:  # of other threads; one may miss it, as wait_for() returns what is there
                 task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
         await asyncio.get_running_loop().shutdown_asyncgens()  # an infer_many that was left early
 
     def describe(self, timeout_s: float = 5.0) -> pb.DescribeResponse:
