@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from tests.serving import toy
 from tests.serving.tiers import LOCAL, clean_environment, eventually, running, scrape
 from tests.serving.toy import SURE_AT
 
@@ -269,6 +270,23 @@ async def test_a_pushed_bundle_is_in_use_and_still_is_after_a_restart(
     assert len(list((tmp_path / "kept").iterdir())) == 2  # the bundle, and the link to it
 
 
+async def test_a_push_of_a_network_of_other_inputs_is_asked_for_by_name(
+    scores: Path, tmp_path: Path
+) -> None:
+    raw = toy.raw_bundle(tmp_path / "raw")
+    async with taking(scores, tmp_path / "kept") as cloud, AsyncClient(cloud.listen) as client:
+        refused = await asyncio.to_thread(push, "push", str(raw), "--to", cloud.listen)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("offramp: --other-input: not given, but 127.0.0.1:")
+        assert (await client.infer(UNSURE)).degraded is None
+    bundles = {"push": True, "folder": str(tmp_path / "kept")}
+    async with running(Tier.CLOUD, scores, 1, bundles=bundles) as cloud:
+        flags = ("--to", cloud.listen, "--other-input")
+        done = await asyncio.to_thread(push, "push", str(raw), *flags)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert cloud.engine.held.bundle.manifest.name == "raw"
+
+
 def files_of(bundle: Path) -> list[tuple[str, bytes]]:
     return [(one, (bundle / one).read_bytes()) for one in BUNDLE]
 
@@ -480,7 +498,7 @@ def test_keys_are_made_once_private_and_checked(key: Path, scores: Path, tmp_pat
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-def test_a_folder_for_pushes_that_cannot_be_one_is_refused_at_the_start(
+async def test_a_folder_for_pushes_that_cannot_be_one_is_refused_at_the_start(
     scores: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")

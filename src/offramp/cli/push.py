@@ -20,7 +20,7 @@ from offramp.errors import InvalidInput, OfframpError, TierUnavailable
 from offramp.rpc import StreamOptions
 from offramp.rpc.address import checked_address
 from offramp.rpc.v1 import bundles_pb2 as pb
-from offramp.rpc.v1 import bundles_pb2_grpc
+from offramp.rpc.v1 import bundles_pb2_grpc, tier_pb2, tier_pb2_grpc
 
 _PART_BYTES = 2**20
 
@@ -32,6 +32,11 @@ def add(verbs: Any) -> None:
     )
     push.add_argument("bundle", type=Path, help="the bundle's folder")
     push.add_argument("--to", action="append", required=True, metavar="HOST:PORT")
+    push.add_argument(
+        "--other-input",
+        action="store_true",
+        help="push a network of other inputs, too: whoever asks as until now is refused from then on",
+    )
     push.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="of each")
     access.add_flags(push)
     push.set_defaults(run=run_push)
@@ -45,11 +50,17 @@ def add(verbs: Any) -> None:
 
 
 def run_push(args: argparse.Namespace) -> int:
-    """One tier after the other; the first that refuses ends it. Raises what it said, and who has the bundle by then."""
+    """One tier after the other; the first that refuses ends it. Raises what it said, and who has the bundle by then.
+
+    Before any of them has it, all are asked what inputs they take.
+    """
     for target in args.to:
         checked_address("--to", target)
     bundle = load_bundle(args.bundle)
     options = StreamOptions(tls=access.tls_of(args))
+    if not args.other_input:
+        for target in args.to:
+            asyncio.run(_check_input(bundle, target, options, args.timeout))
     done: list[str] = []
     for target in args.to:
         try:
@@ -84,6 +95,23 @@ def _parts(bundle: Bundle) -> Iterator[pb.BundlePart]:
         with (bundle.folder / name).open("rb") as file:
             while data := file.read(_PART_BYTES):
                 yield pb.BundlePart(file=name, data=data)
+
+
+async def _check_input(
+    bundle: Bundle, target: str, options: StreamOptions, timeout_s: float
+) -> None:
+    takes = bundle.manifest.network.takes
+    async with options.open_channel(target) as channel:
+        stub: Any = tier_pb2_grpc.TierStub(channel)  # type: ignore[no-untyped-call]
+        try:
+            described = await stub.Describe(tier_pb2.DescribeRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as exc:
+            raise TierUnavailable("unreachable", f"{target}: {exc.details()}") from exc
+    for now in described.networks[:1]:
+        if (tuple(now.input_shape), now.input_dtype) != (takes.shape, takes.dtype):
+            there = f"{now.input_dtype} {list(now.input_shape)}"
+            text = f"not given, but {target} takes {there} and the bundle {takes.dtype} {list(takes.shape)}"
+            raise InvalidInput("--other-input", text)
 
 
 async def _push(
