@@ -145,7 +145,13 @@ def test_a_port_in_use_is_named_by_its_setting(scores: Path, setting: str) -> No
         places = {"listen": LOCAL, "metrics": LOCAL, setting: address}
         flags = [flag for key, place in places.items() for flag in (f"--{key}", place)]
         line = mistake("cloud", "--bundle", str(scores), *flags)
-    assert line.startswith(f"{setting}: cannot listen on {address}")
+    assert line == f"{setting}: cannot listen on {address}: Address already in use"
+
+
+def test_an_address_of_another_machine_is_named_with_the_reason(scores: Path) -> None:
+    address = "192.0.2.1:7101"  # of nobody, RFC 5737
+    line = mistake("cloud", "--bundle", str(scores), "--listen", address, "--metrics", LOCAL)
+    assert line == f"listen: cannot listen on {address}: Cannot assign requested address"
 
 
 def test_health_is_asked_by_the_program_itself(scores: Path, start: Callable[..., Program]) -> None:

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from offramp.address import checked_address
 from offramp.cli import access
 from offramp.cli.classes import Classes
 from offramp.client import Client, Timed
 from offramp.errors import BundleMismatch, InvalidInput, OfframpError
 from offramp.rpc import Answer
-from offramp.rpc.address import checked_address
 
 _MOST_DEADLINE_S = 4000  # the wire's field holds 71 minutes
 

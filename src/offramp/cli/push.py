@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from offramp.address import checked_address
 from offramp.bundle import Bundle, load_bundle
 from offramp.bundle.loading import MANIFEST, SUMS
 from offramp.bundle.signing import SIGNATURE, make_keys, sign
@@ -18,7 +19,6 @@ from offramp.cli import access
 from offramp.cli.outputs import check_output
 from offramp.errors import InvalidInput, OfframpError, TierUnavailable
 from offramp.rpc import StreamOptions
-from offramp.rpc.address import checked_address
 from offramp.rpc.v1 import bundles_pb2 as pb
 from offramp.rpc.v1 import bundles_pb2_grpc, tier_pb2, tier_pb2_grpc
 

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from offramp.address import checked_address
 from offramp.cli import access
 from offramp.cli.classes import Classes
 from offramp.client import Client
 from offramp.errors import InvalidInput
 from offramp.rpc import Answer
-from offramp.rpc.address import checked_address
 from offramp.rpc.stored import Stored
 
 _MOST_CURSOR = 2**63 - 1

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from offramp.address import checked_address
 from offramp.client.inputs import Image, payload_of
 from offramp.errors import DeadlineExceeded, OfframpError
 from offramp.rpc import (
@@ -26,7 +27,6 @@ from offramp.rpc import (
     TierStream,
     Tls,
 )
-from offramp.rpc.address import checked_address
 from offramp.rpc.pending import CallbackFailed
 from offramp.rpc.results import read_results, release_results
 from offramp.rpc.stored import Stored

@@ -10,11 +10,11 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from offramp.address import checked_address
 from offramp.client.asynchronous import AsyncClient, Timed
 from offramp.client.inputs import Image
 from offramp.errors import TierUnavailable
 from offramp.rpc import Answer, StreamOptions, Tls
-from offramp.rpc.address import checked_address
 from offramp.rpc.stored import Stored
 from offramp.rpc.v1 import tier_pb2 as pb
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -132,6 +133,20 @@ class TierServicer:
         )
 
 
+def _why_not(address: str) -> str:
+    """Why nobody can listen on HOST:PORT, which gRPC does not tell: ": " and the system's words, or "" where it can."""
+    host, _, port = address.rpartition(":")
+    try:
+        places = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, place in places:
+            with socket.socket(family, kind, protocol) as trying:
+                trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trying.bind(place)
+    except OSError as exc:
+        return f": {exc.strerror}"
+    return ""
+
+
 def _described(held: Held) -> pb.HeldNetwork:
     manifest, own = held.bundle.manifest, held.own_policy
     policies = sorted(manifest.policies, key=lambda policy: policy.id != own.id)
@@ -213,7 +228,8 @@ class TierServer:
             else:
                 port = self._server.add_insecure_port(address)
         except RuntimeError as exc:
-            raise InvalidSettings("listen", f"cannot listen on {address}") from exc
+            text = f"cannot listen on {address}{_why_not(address)}"
+            raise InvalidSettings("listen", text) from exc
         return f"{address.rpartition(':')[0]}:{port}"
 
     def bind_health(self) -> str:

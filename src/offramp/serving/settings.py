@@ -7,8 +7,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from offramp.address import checked_address
 from offramp.errors import DegradedReason, InvalidInput
-from offramp.rpc.address import checked_address
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
