@@ -165,8 +165,8 @@ def attach(
     takes: one sample's input: a uint8 image (H, W, C), which `prepare` makes the backbone's, or with
     `prepare` None the raw tensor itself. A submodule may yield (N, C, H, W), tokens (N, T, C) or
     vectors (N, C), one or several of them (see `offramp.models.features`). Raises CannotAttach, a
-    ValueError that names the submodule, where it does not exist (with near names), does not run
-    exactly once and in the order given, yields no features, or such as its head or codec cannot
+    ValueError that names the submodule, where it does not exist (with near names), has an exit
+    already, does not run exactly once and in the order given, yields no features, or such as its head or codec cannot
     take. Example:
 
         image = TensorSpec(name="image", dtype="uint8", shape=(32, 32, 3))
@@ -176,10 +176,12 @@ def attach(
     if prepare is not None and (takes.dtype != "uint8" or len(takes.shape) != 3):
         raise CannotAttach("takes", "an input to be prepared is a uint8 image (H, W, C)")
     names = dict(backbone.named_modules())
-    for k, exit_at in enumerate(exits):
-        if exit_at.at not in names:
-            raise CannotAttach(f"exits.{k}.at", _not_there(backbone, exit_at.at))
     wanted = [exit_at.at for exit_at in exits]
+    for k, at in enumerate(wanted):
+        if at not in names:
+            raise CannotAttach(f"exits.{k}.at", _not_there(backbone, at))
+        if at in wanted[:k]:
+            raise CannotAttach(f"exits.{k}.at", f"{at!r} has exit {wanted.index(at)} already")
     ran, classes = dry_run(backbone, wanted, prepare, takes)
     order = [at for at, _ in ran]
     if order != wanted:
