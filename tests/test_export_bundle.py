@@ -200,6 +200,14 @@ def test_an_export_that_fails_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["", "two words", "a/b", "a\n"])
+def test_a_name_that_no_manifest_takes_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Exporting(name=name)
+    text = "is not made of letters, digits, dots, dashes and underscores"
+    assert str(caught.value) == f"name: {name!r} {text}"
+
+
 def test_a_drop_that_is_no_share_is_refused() -> None:
     for wrong in (-0.1, 1.0, float("nan")):
         with pytest.raises(InvalidInput, match="--max-drop"):

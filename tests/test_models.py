@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn
 
+from offramp.errors import InvalidInput
 from offramp.models import (
     CodecSpec,
     ExitAt,
@@ -110,6 +111,7 @@ class Twice(nn.Module):
         ([ExitAt(at="block.1.conv3")], "exits.0.at: .* near names are 'blocks.1.conv2', "),
         ([ExitAt(at="zzz")], "at the top it has 'stem', 'blocks', 'pool', 'classifier'"),
         ([ExitAt(at="stem", tensor=1)], "exits.0.tensor: 1, but 'stem' yields 1 tensors"),
+        ([ExitAt(at="stem"), ExitAt(at="stem")], "exits.1.at: 'stem' has exit 0 already"),
         ([ExitAt(at="blocks.3"), ExitAt(at="blocks.1")], r"\['blocks.3', 'blocks.1'\], but"),
         (
             [ExitAt(at="pool")],
@@ -123,6 +125,22 @@ def test_an_exit_that_cannot_be_attached_names_its_submodule(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         with_exits(*exits)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        ([72.0], [90.0], r"prepare.mean: \[72.0\] is not of pixels in \[0, 1\]"),
+        ([0.3], [90.0], r"prepare.std: \[90.0\] is not above 0, of pixels in \[0, 1\]"),
+        ([0.3], [0.0], r"prepare.std: \[0.0\] is not above 0"),
+        ([0.3, 0.3], [0.2], "prepare.std: 1 beside a mean of 2 channels"),
+    ],
+)
+def test_a_preparation_of_another_unit_is_refused(
+    mean: list[float], std: list[float], said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        Preparation(mean, std)
 
 
 def test_a_submodule_that_yields_no_features_is_refused() -> None:

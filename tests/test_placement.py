@@ -219,7 +219,7 @@ def test_a_recipe_says_its_exits_in_one_way(open_recipe: Path, tmp_path: Path) -
     text = open_recipe.read_text()
     for wrong in (f"exits = []\n{text}", text.replace("[placement]", "[placement_]")):
         open_recipe.write_text(wrong)
-        with pytest.raises(InvalidSettings, match=r"either exits or placement|not permitted"):
+        with pytest.raises(InvalidSettings, match=r"either exits or placement|no such key"):
             read_recipe(open_recipe)
 
 

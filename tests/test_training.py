@@ -147,6 +147,7 @@ def test_a_folder_that_is_no_run_says_what_it_lacks(tmp_path: Path) -> None:
     ("before", "after", "key"),
     [
         ("seed = 3", "sed = 3", "sed"),
+        ("held_out = 0.2", "mean = [72.0]\nstd = [0.3]", "data.mean.0"),
         ("epochs = 2", "epochs = 0", "optimiser.epochs"),
         ("held_out = 0.2", "held_out = 1.5", "data.held_out"),
         ("strides = [2, 2, 1]", "strides = [2, 2]", "backbone"),
@@ -165,6 +166,13 @@ def test_a_recipe_that_is_wrong_names_its_key(
         read_recipe(path)
     assert str(path) in caught.value.field
     assert key in caught.value.field
+
+
+def test_a_key_that_no_recipe_has_is_said_not_to_be_one(recipe_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text(recipe_file.read_text().replace("held_out", "hold_out"))
+    with pytest.raises(InvalidSettings, match=r"train\.toml: data\.hold_out: no such key$"):
+        read_recipe(path)
 
 
 def test_a_recipe_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_backbone_that_cannot_take_the_samples_says_so() -> None:
     [
         ('name = "resnet"', "backbone", "none of small-resnet, cifar-resnet, "),
         ('name = "cifar-resnet"\ndepth = 57', "backbone", "57 is not 6 n \\+ 2"),
-        ('name = "cifar-resnet"\nwidths = [4]', "backbone.widths", "not permitted"),
+        ('name = "cifar-resnet"\nwidths = [4]', "backbone.widths", "no such key"),
         ('name = "msdnet"\nscales = 0', "backbone.scales", "greater than or equal to 1"),
         ('name = "vision-transformer"\nheads = 5', "backbone", "5 do not divide"),
         ("stem = 0", "backbone.stem", "greater than or equal to 1"),

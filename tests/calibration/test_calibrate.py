@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -245,6 +246,19 @@ def test_people_are_told_in_lines(
     assert "of 600 of CIFAR-10 (lossless copy) train, held out" in out
     assert "bytes up a sample" in out
     assert out.endswith("use it with --policy certified\n")
+
+
+def test_a_policy_that_costs_more_than_no_early_exits_is_not_said_to_save(
+    bundle: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def with_dear_heads(manifest: dict[str, Any]) -> None:
+        for cost in manifest["costs"]:
+            cost.update(flops=100, head_flops=400)
+
+    edit_manifest(bundle, with_dear_heads)
+    assert main(["calibrate", str(bundle), "--folder", str(data_folder), *BOUND]) == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "MFLOPs" in one]
+    assert re.search(r" a sample, \d+\.\d% more than without early exits$", line), line
 
 
 def test_nothing_beyond_nobody_leaves_early_is_said_and_changes_nothing(

@@ -25,6 +25,7 @@ from offramp.exits.certificate import Certificate
 from offramp.wire import Coding, TensorSpec
 
 FORMAT: Final = 1
+NAME_PATTERN: Final = r"^[A-Za-z0-9_.-]+$"
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -182,7 +183,7 @@ class Manifest(BaseModel):
 
     model_config = _STRICT
     format: Literal[1] = FORMAT
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     network: Network
     costs: tuple[StageCost, ...]
     policies: Annotated[tuple[ExitPolicy, ...], Field(min_length=1)]

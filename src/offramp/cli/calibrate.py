@@ -249,6 +249,10 @@ def _record(
     }
 
 
+def _saved(share: float) -> str:
+    return f"{share:.1%} saved" if share >= 0 else f"{-share:.1%} more than without early exits"
+
+
 def _lines(
     bundle: Bundle,
     reached: Reached,
@@ -262,7 +266,7 @@ def _lines(
     shares = ", ".join(f"{share:.1%}" for share in measured.exit_shares)
     yield f"leaving at each exit: {shares}, of {measured.samples:,} of {unseen.name}"
     cost = measured.mean_cost / 1e6 if unit == "flops" else measured.mean_cost
-    saved = f", {1 - measured.mean_cost / whole:.1%} saved" if whole else ""
+    saved = f", {_saved(1 - measured.mean_cost / whole)}" if whole else ""
     yield f"{cost:,.1f} {'MFLOPs' if unit == 'flops' else 'bytes up'} a sample{saved}"
     if measured.accuracy is not None and measured.last_exit_accuracy is not None:
         yield f"accuracy {measured.accuracy:.2%}, the last exit's {measured.last_exit_accuracy:.2%}"

@@ -6,6 +6,7 @@ network --> whole graph --> stages --> draft bundle --> parity --> calibration -
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from offramp.bundle import (
     write_manifest,
 )
 from offramp.bundle.drafting import drafted
+from offramp.bundle.manifest import NAME_PATTERN
 from offramp.data import SampleSet
 from offramp.data.fingerprints import TRAINED_ON, unpacked
 from offramp.errors import InvalidBundle, InvalidInput
@@ -61,6 +63,9 @@ class Exporting:
     trained_on: Path | None = None
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(NAME_PATTERN, self.name):
+            text = f"{self.name!r} is not made of letters, digits, dots, dashes and underscores"
+            raise InvalidInput("name", text)
         if not 0 <= self.max_drop < 1:
             raise InvalidInput("--max-drop", f"{self.max_drop} is no share of at least 0, below 1")
 

@@ -173,8 +173,8 @@ def attach(
     takes: one sample's input: a uint8 image (H, W, C), which `prepare` makes the backbone's, or with
     `prepare` None the raw tensor itself. A submodule may yield (N, C, H, W), tokens (N, T, C) or
     vectors (N, C), one or several of them (see `offramp.models.features`). Raises CannotAttach, a
-    ValueError that names the submodule, where it does not exist (with near names), does not run
-    exactly once and in the order given, yields no features, or such as its head or codec cannot
+    ValueError that names the submodule, where it does not exist (with near names), has an exit
+    already, does not run exactly once and in the order given, yields no features, or such as its head or codec cannot
     take. Example:
 
         image = TensorSpec(name="image", dtype="uint8", shape=(32, 32, 3))
@@ -185,6 +185,9 @@ def attach(
         raise CannotAttach("takes", "an input to be prepared is a uint8 image (H, W, C)")
     wanted = [exit_at.at for exit_at in exits]
     check_names(backbone, wanted)
+    for k, at in enumerate(wanted):
+        if at in wanted[:k]:
+            raise CannotAttach(f"exits.{k}.at", f"{at!r} has exit {wanted.index(at)} already")
     ran, classes = dry_run(backbone, wanted, prepare, takes)
     order = [at for at, _ in ran]
     if order != wanted:

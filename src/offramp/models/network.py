@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from offramp.errors import InvalidInput
 from offramp.models.codec import CodecSpec, WireCodec
 from offramp.models.features import Features, Tensors, logits_of
 from offramp.models.heads import ExitHead, HeadSpec
@@ -52,7 +53,7 @@ class ExitOutputs(NamedTuple):
 class Preparation(nn.Module):
     """uint8 images (N, H, W, C) -> normalised float32 (N, C, H, W).
 
-    Mean and std are per channel, of values in [0, 1].
+    Mean and std are per channel, of values in [0, 1]. Raises InvalidInput where they cannot be.
     """
 
     mean: Tensor
@@ -60,6 +61,12 @@ class Preparation(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        if len(mean) != len(std):
+            raise InvalidInput("prepare.std", f"{len(std)} beside a mean of {len(mean)} channels")
+        if not all(0 <= value <= 1 for value in mean):
+            raise InvalidInput("prepare.mean", f"{list(mean)} is not of pixels in [0, 1]")
+        if not all(0 < value <= 1 for value in std):
+            raise InvalidInput("prepare.std", f"{list(std)} is not above 0, of pixels in [0, 1]")
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255.0)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255.0)
 

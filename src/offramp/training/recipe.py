@@ -37,8 +37,8 @@ class Data(BaseModel):
     erase: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of images that lose a rectangle
     # Per channel, of values in [0, 1]; by default those of the images trained on. Published weights
     # need the ones that they were trained with.
-    mean: tuple[float, ...] | None = None
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
 
     @model_validator(mode="after")
     def _both(self) -> Data:
@@ -159,4 +159,6 @@ def read_recipe(path: Path, seed: int | None = None) -> Recipe:
     except ValidationError as exc:
         first = exc.errors()[0]
         key = ".".join(map(str, _written(first["loc"]))) or "(whole file)"
-        raise InvalidSettings(f"{path}: {key}", first["msg"]) from exc
+        unknown = first["type"] == "extra_forbidden"
+        text = "no such key" if unknown else first["msg"].removeprefix("Value error, ")
+        raise InvalidSettings(f"{path}: {key}", text) from exc
