@@ -20,6 +20,7 @@ from offramp.rpc.v1 import tier_pb2 as pb
 
 T = TypeVar("T")
 _LAST_MOMENT_S = 0.1
+_MOST_CANCELS = 50  # for a task may miss one: wait_for() gives what is there at that moment
 _CLOSED = "this client is closed"
 
 
@@ -92,13 +93,11 @@ class Client:
 
     async def _end(self) -> None:
         await self._client.__aexit__(None, None, None)
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(
-                others, timeout=_LAST_MOMENT_S
-            )  # gRPC's own want to end by themselves
-            for (
-                task
-            ) in others:  # of other threads; one may miss it, as wait_for() returns what is there
+        for _ in range(_MOST_CANCELS):
+            if not (others := asyncio.all_tasks() - {asyncio.current_task()}):
+                break
+            await asyncio.wait(others, timeout=_LAST_MOMENT_S)  # gRPC's own end by themselves
+            for task in others:  # of other threads
                 task.cancel()
         await asyncio.get_running_loop().shutdown_asyncgens()  # an infer_many that was left early
 
@@ -173,9 +172,11 @@ class Client:
             return await anext(values, None)
 
         async def ending() -> None:
-            if asking is not None:  # where this thread was interrupted while it waited
+            for _ in range(_MOST_CANCELS):  # where this thread was interrupted while it waited
+                if asking is None or asking.done():
+                    break
                 asking.cancel()
-                await asyncio.wait([asking])
+                await asyncio.wait([asking], timeout=_LAST_MOMENT_S)
             with suppress(RuntimeError):  # collected together with this, they are being closed
                 await values.aclose()
 
