@@ -39,9 +39,7 @@ class Breaker:
         self._in_a_row = 0
         self._late: deque[bool] = deque(maxlen=_LATEST)
         self._begun = 0
-        self._trial = (
-            0  # the number of the one that has gone through while it is half-open; 0: none has
-        )
+        self._trial = 0  # the number of the one that went through while half-open; 0: none did
 
     @property
     def lets_through(self) -> bool:
