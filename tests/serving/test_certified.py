@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,12 @@ import pytest
 from tests.serving import toy
 from tests.serving.tiers import running
 from tests.serving.toy import SURE_AT
+from tests.serving.wire import streaming
 
 from offramp.bundle import load_bundle
 from offramp.bundle.rewriting import rewrite, with_policy
 from offramp.client import AsyncClient
-from offramp.rpc import Origin, Sample, SampleId, TensorBytes, Tier, TierStream
+from offramp.rpc import Origin, Sample, SampleId, TensorBytes, Tier
 from offramp.wire import pack
 
 
@@ -28,18 +28,6 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     certificate = toy.certificate_of(bundle, policy, risk="disagreement", samples=299)
     rewrite(bundle, lambda now: with_policy(now, policy, certificate, now.provenance))
     return bundle.folder
-
-
-@asynccontextmanager
-async def streaming(address: str) -> AsyncIterator[TierStream]:
-    """A stream as the tier below would have it."""
-    stream = TierStream(address)
-    stream.start()
-    try:
-        await stream.wait_connected(20)
-        yield stream
-    finally:
-        await stream.close()
 
 
 async def test_answers_of_a_certified_policy_are_certified_from_every_tier(certified: Path) -> None:

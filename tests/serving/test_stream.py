@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from tests.serving import wire
 from tests.serving.tiers import eventually
 from tests.serving.wire import ScriptedTier, answer, scripted
 
@@ -39,14 +40,8 @@ def one(size: int = 4, sequence: int | None = None, origin: Origin = CALLER) -> 
 async def streaming(
     tier: ScriptedTier, options: StreamOptions | None = None, **more: Any
 ) -> AsyncIterator[TierStream]:
-    async with scripted(tier) as address:
-        stream = TierStream(address, options, **more)
-        stream.start()
-        try:
-            await stream.wait_connected(20)
-            yield stream
-        finally:
-            await stream.close()
+    async with scripted(tier) as address, wire.streaming(address, options, **more) as stream:
+        yield stream
 
 
 def asking(stream: TierStream, sample: Sample, seconds: float = 20.0) -> asyncio.Task[Any]:

@@ -13,6 +13,7 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp.rpc import StreamOptions, TierStream
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.rpc.v1 import tier_pb2_grpc
 
@@ -87,6 +88,20 @@ async def calling(address: str) -> AsyncIterator[Caller]:
         caller = Caller(channel)
         await caller.open()
         yield caller
+
+
+@asynccontextmanager
+async def streaming(
+    address: str, options: StreamOptions | None = None, **more: Any
+) -> AsyncIterator[TierStream]:
+    """An open stream to the tier at an address, as the tier below has one."""
+    stream = TierStream(address, options, **more)
+    stream.start()
+    try:
+        await stream.wait_connected(20)
+        yield stream
+    finally:
+        await stream.close()
 
 
 def refusal(code: grpc.StatusCode, field: str = "", message: str = "no") -> pb.Status:
