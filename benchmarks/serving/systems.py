@@ -12,7 +12,8 @@ from benchmarks.serving.network import Prepared
 from benchmarks.serving.running import Command, free_port
 
 PEERS = Path(__file__).parent / "peers"
-FLOOR = "floor"
+FLOOR, WAITING = "floor", "offramp-waiting"
+WAIT_S = 0.002  # as long as peers/mosec_server.py has Mosec wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,12 @@ def _offramp(prepared: Prepared, port: int) -> Command:
     return tier_command("device", prepared.one, port, plan__last_stage=0)
 
 
+def _offramp_that_waits(prepared: Prepared, port: int) -> Command:
+    return tier_command(
+        "device", prepared.one, port, plan__last_stage=0, inference__batch_wait_s=WAIT_S
+    )
+
+
 def _peer(name: str, title: str, protocol: str, *, within_s: float = 30.0) -> System:
     """A server in peers/, in the environment of its name."""
 
@@ -94,6 +101,13 @@ SYSTEMS = {
             title="**offramp**, unary",
             protocol="offramp unary",
             start=_offramp,
+            batches=True,
+        ),
+        System(
+            name=WAITING,
+            title=f"**offramp**, stream, batches wait {WAIT_S * 1e3:g} ms",
+            protocol="offramp stream",
+            start=_offramp_that_waits,
             batches=True,
         ),
         _peer("mosec", "Mosec 0.9.8", "http"),

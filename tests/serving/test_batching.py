@@ -17,12 +17,13 @@ from tests.serving.toy import SURE_AT
 from tests.serving.wire import calling, sample, tensors
 
 from offramp.bundle import load_bundle
-from offramp.errors import DeadlineExceeded, InvalidInput
+from offramp.errors import DeadlineExceeded, InvalidInput, TierUnavailable
 from offramp.rpc import Origin, Sample, SampleId, TensorBytes, Tier
 from offramp.rpc.v1 import tier_pb2 as pb
-from offramp.serving.batching import Batcher, FairQueue, Turn
+from offramp.serving.batching import Batcher
 from offramp.serving.foresight import StageTime
 from offramp.serving.runner import StageRunner
+from offramp.serving.turns import FairQueue, Turn
 from offramp.serving.work import Work, run_stage
 from offramp.telemetry import TierMetrics
 
@@ -56,8 +57,9 @@ class GatedStages:
 
 
 @asynccontextmanager
-async def batching(stages: GatedStages, most: int) -> AsyncIterator[Batcher]:
-    batcher = Batcher(stages, most=most, metrics=TierMetrics("cloud", [0, 1]))
+async def batching(stages: GatedStages, most: int, wait_s: float = 0.0) -> AsyncIterator[Batcher]:
+    metrics = TierMetrics("cloud", [0, 1])
+    batcher = Batcher(stages, most=most, metrics=metrics, wait_s=wait_s)
     batcher.start()
     try:
         yield batcher
@@ -273,6 +275,43 @@ async def test_what_cannot_be_done_in_time_is_not_begun_but_the_last_is_tried(
         assert stages.batches == [(0, [2])]
 
 
+async def test_a_free_stage_waits_for_more_only_where_it_is_told_to(works: list[Work]) -> None:
+    stages = GatedStages()
+    stages.gate.set()
+    async with batching(stages, most=3, wait_s=0.2) as batcher:
+        passing = [asyncio.create_task(batcher.advance(works[0], 0, LATER))]
+        await asyncio.sleep(0.02)
+        assert not stages.batches
+        passing.append(asyncio.create_task(batcher.advance(works[1], 0, LATER)))
+        await asyncio.gather(*passing)
+        assert stages.batches == [(0, [0, 1])]
+
+
+async def test_a_full_batch_waits_for_nobody_and_nobody_waits_for_another_stage(
+    works: list[Work],
+) -> None:
+    stages = GatedStages()
+    stages.gate.set()
+    async with batching(stages, most=3, wait_s=30.0) as batcher:
+        waiting = asyncio.create_task(batcher.advance(works[9], 1, LATER))
+        full = [asyncio.create_task(batcher.advance(w, 0, LATER)) for w in works[:3]]
+        await asyncio.gather(*full)
+        assert stages.batches == [(0, [0, 1, 2])]
+    with pytest.raises(TierUnavailable, match="shut down"):
+        await waiting
+
+
+async def test_no_stage_waits_beyond_a_deadline(works: list[Work]) -> None:
+    stages = GatedStages()
+    stages.gate.set()
+    async with batching(stages, most=8, wait_s=30.0) as batcher:
+        batcher._times[0] = StageTime(0.05)
+        patient = asyncio.create_task(batcher.advance(works[0], 0, LATER))
+        await batcher.advance(works[1], 0, time.monotonic() + 0.4)
+        await patient
+    assert [(stage, sorted(batch)) for stage, batch in stages.batches] == [(0, [0, 1])]
+
+
 @pytest.mark.parametrize(
     ("is_alone", "sample_s", "thread"),
     [(True, 0.0001, "MainThread"), (False, 0.0001, "inference_0"), (True, 0.1, "inference_0")],
@@ -323,6 +362,19 @@ async def test_one_batch_may_hold_exits_policies_and_mistakes_of_all_kinds(score
     outcomes = [(r.answer.exit, r.answer.label) if r.HasField("answer") else None for r in results]
     assert outcomes == [(0, 0), (2, 2), (0, 0), None, (1, 1), (1, 1), (2, 2)]
     assert seen["offramp_batch_size_sum", 'stage="0"'] == 6
+
+
+async def test_samples_that_come_apart_share_a_batch_where_the_setting_asks(scores: Path) -> None:
+    wait = {"batch": 2, "batch_wait_s": 1.0}
+    async with (
+        running(Tier.CLOUD, scores, 2, inference=wait) as cloud,
+        calling(cloud.listen) as caller,
+    ):
+        first = asyncio.create_task(caller.ask(sample(0, SURE_AT[0])))
+        await asyncio.sleep(0.05)
+        async with calling(cloud.listen) as other:
+            results = [*await other.ask(sample(1, SURE_AT[0])), *await first]
+    assert [r.answer.trail[0].batch for r in results] == [2, 2]
 
 
 async def test_no_batch_is_larger_than_the_setting(scores: Path) -> None:

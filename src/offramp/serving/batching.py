@@ -1,4 +1,4 @@
-"""Batches of whatever waits: no timer, no minimum; what arrives while a batch computes is the next batch.
+"""Batches of whatever waits: what arrives while a batch computes is the next batch; no timer unless a setting asks.
 
     submit() -> queue of a stage, the origins in turn -> [ inference thread ] -> settle()
 
@@ -13,19 +13,18 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from offramp.errors import DeadlineExceeded, TierUnavailable
 from offramp.rpc import Origin
 from offramp.serving.foresight import StageTime
+from offramp.serving.turns import FairQueue, Settle, Turn
 from offramp.serving.work import Work
 from offramp.telemetry import TierMetrics
 
 RunStage = Callable[[int, Sequence[Work]], list[Exception | None]]
-Settle = Callable[[Exception | None], None]
 # How long a batch may take while several origins share the tier, so that none waits long behind another's; and for how
 # long after a sample its origin counts as there.
 _QUANTUM_S, _THERE_S = 0.002, 0.25
@@ -33,66 +32,16 @@ _QUANTUM_S, _THERE_S = 0.002, 0.25
 # would take longer than what the loop could do meanwhile. With others under way it is the thread's, for while that
 # computes the others come in, and are the next batch.
 _SHORT_S = 0.001
+_TIMER_S = 0.001  # how late a timer of the event loop may be, which counts milliseconds
 _UNKNOWN = StageTime()  # of a stage in which nothing was computed yet
-
-
-@dataclass(slots=True, eq=False)
-class Turn:
-    """One work that waits for a stage, or computes. `settle` is called once, with what went wrong or None."""
-
-    work: Work
-    deadline: float
-    settle: Settle
-    is_alone: bool = False  # nothing else was under way in the tier when it came
-    since: float = field(default_factory=time.monotonic)
-    given_up: bool = False
-
-    def give_up(self) -> None:
-        """Nobody waits any more: no compute where it has not begun, and no call of `settle`."""
-        self.given_up = True
-
-
-class FairQueue:
-    """Turns by origin: first come, first served within one, and one of each origin after the other."""
-
-    def __init__(self) -> None:
-        self._circle: dict[Origin, deque[Turn]] = {}  # in the order of their next turn
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def ahead_of(self, origin: Origin) -> int:
-        """How many have their turn before one more of this origin, at most."""
-        of_its_own = len(self._circle.get(origin, ()))
-        return min(self._count, len(self._circle) * (of_its_own + 1))
-
-    def put(self, turn: Turn) -> None:
-        """Queue it behind those of its origin."""
-        self._count += 1
-        origin = turn.work.sample.id.origin
-        waiting = self._circle.get(origin)
-        if waiting is None:
-            self._circle[origin] = deque((turn,))
-        else:
-            waiting.append(turn)
-
-    def take(self) -> Turn | None:
-        """The next one; None: nobody waits."""
-        for origin in self._circle:
-            waiting = self._circle.pop(origin)
-            turn = waiting.popleft()
-            self._count -= 1
-            if waiting:
-                self._circle[origin] = waiting  # behind the other origins
-            return turn
-        return None
 
 
 class Batcher:
     """Queues per stage before the inference thread. Start it in a running event loop; close it when done.
 
-    took: seconds that one sample takes in a stage, where that is known beforehand.
+    wait_s: how long a stage that is free waits for more than it has, at most: from when the first of them came, and no
+    longer than leaves time to compute before the first deadline. took: seconds that one sample takes in a stage, where
+    that is known beforehand.
     """
 
     def __init__(
@@ -101,9 +50,12 @@ class Batcher:
         *,
         most: int,
         metrics: TierMetrics,
+        wait_s: float = 0.0,
         took: Mapping[int, float] | None = None,
     ) -> None:
         self._run_stage, self._most, self._metrics = run_stage, most, metrics
+        self._wait_s = wait_s
+        self._gathering: asyncio.TimerHandle | None = None  # until a stage waits for no more
         self._queues: dict[int, FairQueue] = {}
         self._times = defaultdict(StageTime, {k: StageTime(s) for k, s in (took or {}).items()})
         self._origins: OrderedDict[Origin, float] = OrderedDict()  # by when each last had a sample
@@ -121,6 +73,7 @@ class Batcher:
     def close(self) -> None:
         """Stop; whatever still waits hears TierUnavailable."""
         self._loop = None
+        self._gather(math.inf)
         waiting, self._running = self._running, []
         for queue in self._queues.values():
             while (turn := queue.take()) is not None:
@@ -226,11 +179,32 @@ class Batcher:
         self._settle(stage, list(zip(batch, errors, strict=True)), began, time.monotonic() - began)
 
     def _next_batch(self) -> tuple[int, list[Turn]]:
-        now = time.monotonic()
+        now, next_s = time.monotonic(), math.inf
         for stage in sorted(self._queues, reverse=True):
-            if batch := self._batch_of(stage, now):
+            left_s = self._gathers_for(stage, now)
+            if left_s > 0:
+                next_s = min(next_s, left_s)
+            elif batch := self._batch_of(stage, now):
                 return stage, batch
+        self._gather(next_s)
         return 0, []
+
+    def _gathers_for(self, stage: int, now: float) -> float:
+        """Seconds that this stage may still wait for company of those who wait for it; 0 where it goes on."""
+        queue = self._queues[stage]
+        if not (self._wait_s and 0 < len(queue) < self._most):
+            return 0.0
+        stage_time = self._times[stage]
+        needed_s = len(queue) * stage_time.sample_s + stage_time.margin_s + _TIMER_S
+        return min(queue.since + self._wait_s, queue.first_deadline - needed_s) - now
+
+    def _gather(self, seconds: float) -> None:
+        """Look again after that time, unless something comes before."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        if self._loop is not None and seconds < math.inf:
+            self._gathering = self._loop.call_later(seconds, self._go_on)
 
     def _batch_of(self, stage: int, now: float) -> list[Turn]:
         """Those whose turn it is, as many as can be done before the first deadline among them."""

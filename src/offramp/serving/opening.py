@@ -90,6 +90,7 @@ class Opening:
             partial(run_stage, runner, manifest, slowdown=slowdown),
             most=self._settings.inference.batch,
             metrics=metrics,
+            wait_s=self._settings.inference.batch_wait_s,
             took={k: seconds * slowdown for k, seconds in took.items()},
         )
         return Held(

@@ -14,7 +14,7 @@ from typing import Any
 
 from offramp.errors import BundleMismatch, DeadlineExceeded, InvalidInput, TierUnavailable
 from offramp.rpc import Answer, Origin
-from offramp.serving.batching import Turn
+from offramp.serving.turns import Turn
 from offramp.serving.work import Work
 from offramp.telemetry.metrics import Outcome
 

@@ -113,6 +113,7 @@ class BrownoutSettings(BaseModel):
 class Inference(BaseModel):
     """How the stages are computed by onnxruntime, and the most samples that a batch holds.
 
+    batch_wait_s: how long a stage that is free waits for more than it has, at most, and never beyond a deadline.
     spinning: threads beyond the first wait for work awake; optimisation: how far a graph is rewritten when it is
     opened; cache: a folder in which the rewritten graphs are kept for the next start, "" for none.
     """
@@ -120,6 +121,7 @@ class Inference(BaseModel):
     model_config = _STRICT
     threads: Annotated[int, Field(ge=1)] = 1
     batch: Annotated[int, Field(ge=1)] = 32
+    batch_wait_s: Annotated[float, Field(ge=0, le=1)] = 0.0
     spinning: bool = False
     optimisation: Literal["none", "basic", "extended", "all"] = "all"
     provider: Provider = "cpu"
