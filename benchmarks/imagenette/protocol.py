@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from offramp.errors import InvalidSettings
 from offramp.models import CodecSpec, ExitAt, HeadSpec
+from offramp.validation import first_flaw
 
 PROTOCOL = Path(__file__).parents[1] / "configs" / "imagenette" / "protocol.toml"
 
@@ -84,6 +85,5 @@ def read_protocol(path: Path = PROTOCOL) -> Protocol:
     except tomllib.TOMLDecodeError as exc:
         raise InvalidSettings(str(path), str(exc)) from exc
     except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InvalidSettings(f"{path}: {key}", first["msg"]) from exc
+        flaw = first_flaw(exc)
+        raise InvalidSettings(f"{path}: {flaw.key}", flaw.text) from exc

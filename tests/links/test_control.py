@@ -105,7 +105,7 @@ async def test_metrics_show_a_switch() -> None:
         (b'{"do": "fly"}', "command: "),
         (b'{"do": "cut", "seconds": -1}', "cut.seconds: Input should be greater than 0"),
         (b'{"do": "cut", "state": "open"}', "cut.state: Input should be 'drop' or 'hold'"),
-        (b'{"do": "restore", "now": 1}', "restore.now: Extra inputs are not permitted"),
+        (b'{"do": "restore", "now": 1}', "restore.now: no such key"),
         (b'{"do": "profile", "profile": "slwo"}', "profile: there is no 'slwo'; near: slow"),
         (b'{"do": "timeline", "timeline": "/no/such"}', "/no/such: there is no such file"),
         (b"x" * 5000, "command: longer than 4096 bytes"),

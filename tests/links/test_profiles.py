@@ -141,7 +141,7 @@ def at(content: Any, **values: float) -> None:
         (lambda c: c["up"]["queue_bytes"].update(value=0), r"up\.queue_bytes\.value"),
         (lambda c: c["up"]["loss"]["mean"].update(value=1.0), r"up\.loss: mean is too large"),
         (lambda c: c["events"][0].update(mode="stall"), r"events\.0\.mode"),
-        (lambda c: c.update(jitter=3), r"jitter: Extra inputs"),
+        (lambda c: c.update(jitter=3), r"jitter: no such key"),
         (
             lambda c: c["up"]["queue_bytes"].update(tag="target"),
             r"the name 'mine' must end in -target",

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,21 @@ async def test_a_callback_that_fails_ends_its_own_sample_alone() -> None:
             tier.answer(one)
         assert [(await other).label for other in others] == [2, 2, 2]
     assert tier.streams == 1
+
+
+async def test_the_blocking_client_cannot_be_used_from_its_own_thread() -> None:
+    def so_far(sample: pb.Sample) -> None:
+        tier.say(pb.Result(id=sample.id, answer=answer()))
+
+    def ask_in_own_thread(address: str) -> None:
+        with Client(address) as client:
+            for use in (partial(client.infer, SURE_AT[0]), client.close):
+                with pytest.raises(RuntimeError, match="cannot be used from `early`"):
+                    client.infer(SURE_AT[0], early=lambda _so_far, use=use: use())
+
+    tier = ScriptedTier(so_far)
+    async with scripted(tier) as address:
+        await asyncio.to_thread(ask_in_own_thread, address)
 
 
 def test_none_in_flight_is_refused(cloud: Program) -> None:

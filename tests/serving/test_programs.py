@@ -88,7 +88,7 @@ def test_settings_that_are_none(scores: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("bundle = 'b'\nbundel = 'c'\n")
     (tmp_path / "worse.toml").write_text("bundle = \n")
     config = ("--config", str(tmp_path / "bad.toml"))
-    assert mistake("fog", *config) == f"{tmp_path}/bad.toml: bundel: no such setting"
+    assert mistake("fog", *config) == f"{tmp_path}/bad.toml: bundel: no such key"
     config = ("--config", str(tmp_path / "worse.toml"))
     assert mistake("fog", *config).startswith(f"{tmp_path}/worse.toml: is no TOML: ")
     assert mistake("fog", "--bundle", "/none").startswith("/none: there is no bundle")

@@ -68,9 +68,9 @@ def test_every_setting_has_a_flag_and_the_cloud_none_for_an_uplink() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("colour = 1", "{file}: colour: no such setting"),
-        ("[colour]", "{file}: colour: no such setting"),
-        ("[plan]\ncolour = 1", "{file}: plan.colour: no such setting"),
+        ("colour = 1", "{file}: colour: no such key"),
+        ("[colour]", "{file}: colour: no such key"),
+        ("[plan]\ncolour = 1", "{file}: plan.colour: no such key"),
         ("[plan]\nlast_stage = 'one'", "{file}: plan.last_stage: Input should be a valid integer"),
         ("plan = 3", "{file}: plan: "),
         ("[plan]\nlast_stage = -2", "{file}: plan.last_stage: "),
@@ -101,7 +101,7 @@ def test_a_mistake_in_the_file_names_the_key_and_the_file(
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("OFFRAMP_DEVICE_COLOUR", "1", "$OFFRAMP_DEVICE_COLOUR: colour: no such setting"),
+        ("OFFRAMP_DEVICE_COLOUR", "1", "$OFFRAMP_DEVICE_COLOUR: colour: no such key"),
         ("OFFRAMP_DEVICE_DRAIN_S", "x", "$OFFRAMP_DEVICE_DRAIN_S: drain_s: Input should be"),
         ("OFFRAMP_DEVICE_PLAN__COLOUR", "1", "$OFFRAMP_DEVICE_PLAN__COLOUR: plan.colour: no such"),
         ("OFFRAMP_DEVICE_LISTEN", "x:y", "$OFFRAMP_DEVICE_LISTEN: listen: 'x:y' is not HOST:PORT"),

@@ -322,6 +322,11 @@ def test_a_program_asks_itself_for_its_health_with_tls_on(
     cloud = start("cloud", scores, folder, "--tls.health=127.0.0.1:0")
     flags = ("--bundle", str(scores), "--listen", cloud.listen, folder)
     assert run("cloud", *flags, f"--tls.health={cloud.health}", "--health").returncode == 0
+    other = ("--bundle", str(scores), "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", folder)
+    refused = run("cloud", *other, f"--tls.health={cloud.health}")
+    assert refused.returncode == 2
+    said = f"tls.health: cannot listen on {cloud.health}: Address already in use"
+    assert refused.stderr.splitlines()[-1].endswith(said)
     assert cloud.stop() == 0
     assert run("cloud", *flags, f"--tls.health={cloud.health}", "--health").returncode == 1
 

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from offramp.bundle.manifest import Manifest
 from offramp.errors import InvalidBundle
+from offramp.validation import first_flaw
 
 SUMS, MANIFEST = "SHA256SUMS", "manifest.json"
 MOST_STAGE_BYTES = 2**31 - 1  # a message of protobuf can have no more
@@ -85,9 +86,8 @@ def _manifest(path: Path, content: bytes) -> Manifest:
     try:
         return Manifest.model_validate(json.loads(content))
     except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
-        raise InvalidBundle(f"{path}: {key}", first["msg"]) from exc
+        flaw = first_flaw(exc)
+        raise InvalidBundle(f"{path}: {flaw.key or '(whole file)'}", flaw.text) from exc
     except (ValueError, RecursionError) as exc:
         raise InvalidBundle(str(path), f"is no JSON: {exc}") from exc
 

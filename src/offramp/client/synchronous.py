@@ -22,6 +22,9 @@ T = TypeVar("T")
 _LAST_MOMENT_S = 0.1
 _MOST_CANCELS = 50  # for a task may miss one: wait_for() gives what is there at that moment
 _CLOSED = "this client is closed"
+_OWN_THREAD = (
+    "a client cannot be used from `early`, which runs in its own thread and would wait for itself"
+)
 
 
 class Client:
@@ -63,6 +66,9 @@ class Client:
         self._client = self._run(build())
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError(_OWN_THREAD)
         with self._lock:
             if self._is_closed:
                 coroutine.close()
@@ -81,6 +87,8 @@ class Client:
 
     def close(self) -> None:
         """End the stream and its thread; what is under way fails with TierUnavailable."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(_OWN_THREAD)
         with self._lock:
             if self._is_closed:
                 return
@@ -114,7 +122,10 @@ class Client:
         local: bool = False,
         early: Callable[[Answer], None] | None = None,
     ) -> Answer:
-        """The answer to one image; see AsyncClient.infer. `early` is called in the client's own thread."""
+        """The answer to one image; see AsyncClient.infer.
+
+        `early` is called in the client's own thread, in which the client cannot be used: RuntimeError.
+        """
         return self._run(
             self._client.infer(
                 image, deadline_s=deadline_s, policy=policy, local=local, early=early

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from offramp.errors import InvalidInput, InvalidSettings, OfframpError
 from offramp.links.engines.endpoints import parse_endpoint
+from offramp.validation import first_flaw
 
 _MOST_LINE_BYTES = 4096
 _TIMEOUT_S = 10.0
@@ -74,9 +75,8 @@ def parse_command(line: bytes) -> Command:
     try:
         return _COMMANDS.validate_json(line)
     except ValidationError as exc:
-        first = exc.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "command"
-        raise InvalidInput(field, first["msg"]) from exc
+        flaw = first_flaw(exc)
+        raise InvalidInput(flaw.key or "command", flaw.text) from exc
 
 
 class ControlServer:

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from offramp.errors import InvalidInput
 from offramp.links.quantiles import Quantiles
 from offramp.links.timeline import Idle, Kind, Loss
+from offramp.validation import first_flaw
 
 Tag = Literal["measured", "target", "estimate"]
 _TARGET_SUFFIX = "-target"
@@ -257,8 +258,5 @@ def _read(path: Path) -> Profile:
     try:
         return Profile.model_validate({"name": path.stem, **content})
     except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(
-            f"{path}: {key}".rstrip(": "), first["msg"].removeprefix("Value error, ")
-        ) from exc
+        flaw = first_flaw(exc)
+        raise InvalidInput(f"{path}: {flaw.key}".rstrip(": "), flaw.text) from exc

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from offramp.errors import InvalidInput
 from offramp.links.quantiles import Floats, Quantiles
+from offramp.validation import first_flaw
 
 Kind = Literal["measured", "target", "estimate", "trace"]
 
@@ -166,8 +167,8 @@ def read_timeline(path: Path) -> Timeline:
         table = np.loadtxt(StringIO(rows), delimiter=",", ndmin=2)
         return header.timeline(table)
     except ValidationError as exc:
-        key = ".".join(str(part) for part in exc.errors()[0]["loc"])
-        raise InvalidInput(f"{path}: {key}", exc.errors()[0]["msg"]) from exc
+        flaw = first_flaw(exc)
+        raise InvalidInput(f"{path}: {flaw.key}", flaw.text) from exc
     except InvalidInput as exc:
         raise InvalidInput(f"{path}: {exc.field}", exc.message) from exc
     except ValueError as exc:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from offramp.errors import InvalidSettings
 from offramp.serving.settings import TierSettings
+from offramp.validation import first_flaw
 
 Settings = TypeVar("Settings", bound=TierSettings)
 
@@ -79,13 +80,11 @@ def read_settings(
     try:
         return model.model_validate(values)
     except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        flaw = first_flaw(exc)
+        key = flaw.key
         source = sources.get(key) or _nearest(key, sources)
         where = f"{source}: {key}" if source and source != f"--{key}" else source or key
-        unknown = first["type"] == "extra_forbidden"
-        text = "no such setting" if unknown else first["msg"].removeprefix("Value error, ")
-        raise InvalidSettings(where, text) from exc
+        raise InvalidSettings(where, flaw.text) from exc
 
 
 def _nearest(key: str, sources: Mapping[str, str]) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,7 +15,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from offramp.errors import InvalidInput, InvalidSettings, TierUnavailable
+from offramp.errors import InvalidInput, TierUnavailable
 from offramp.rpc.connection import SERVICE
 from offramp.rpc.status import code_of, status_of
 from offramp.rpc.traceparent import traceparent_bytes
@@ -25,6 +25,7 @@ from offramp.serving.conversation import Conversation
 from offramp.serving.engine import Engine
 from offramp.serving.files import connections_within
 from offramp.serving.held import Held
+from offramp.serving.listening import listen
 from offramp.serving.parsing import message_from
 from offramp.serving.peers import Counting, Peers
 from offramp.serving.results import ResultsServicer
@@ -133,20 +134,6 @@ class TierServicer:
         )
 
 
-def _why_not(address: str) -> str:
-    """Why nobody can listen on HOST:PORT, which gRPC does not tell: ": " and the system's words, or "" where it can."""
-    host, _, port = address.rpartition(":")
-    try:
-        places = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, place in places:
-            with socket.socket(family, kind, protocol) as trying:
-                trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trying.bind(place)
-    except OSError as exc:
-        return f": {exc.strerror}"
-    return ""
-
-
 def _described(held: Held) -> pb.HeldNetwork:
     manifest, own = held.bundle.manifest, held.own_policy
     policies = sorted(manifest.policies, key=lambda policy: policy.id != own.id)
@@ -222,15 +209,9 @@ class TierServer:
 
     def bind(self, address: str) -> str:
         """The address (HOST:PORT) that it will listen on. Raises InvalidSettings where it cannot."""
-        try:
-            if self._secure is not None:
-                port = self._secure.bind(self._server, address)
-            else:
-                port = self._server.add_insecure_port(address)
-        except RuntimeError as exc:
-            text = f"cannot listen on {address}{_why_not(address)}"
-            raise InvalidSettings("listen", text) from exc
-        return f"{address.rpartition(':')[0]}:{port}"
+        if self._secure is None:
+            return listen(self._server.add_insecure_port, address, "listen")
+        return listen(partial(self._secure.bind, self._server), address, "listen")
 
     def bind_health(self) -> str:
         """Where probes will be told the health, without TLS; "" where `bind` gave a port that tells it.

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from offramp.bundle import Bundle
 from offramp.errors import InvalidSettings
+from offramp.validation import first_flaw
 
 SETTING = "tier_profile"
 REFERENCE = "AMD EPYC 9004, one core, float32"
@@ -116,10 +117,8 @@ def read_tier_profile(name: str) -> TierProfile:
     try:
         return TierProfile.model_validate({**values, "name": path.stem})
     except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        text = "no such key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise InvalidSettings(SETTING, f"{path}: {key}: {text}") from exc
+        flaw = first_flaw(exc)
+        raise InvalidSettings(SETTING, f"{path}: {flaw.key}: {flaw.text}") from exc
 
 
 def _shipped(name: str) -> Path:

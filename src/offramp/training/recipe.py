@@ -13,6 +13,7 @@ from offramp.errors import InvalidSettings
 from offramp.models import CodecSpec, ExitAt, HeadSpec
 from offramp.models.zoo import Backbone, SmallResNetSettings
 from offramp.training.regimes import Joint, Settings
+from offramp.validation import first_flaw
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -157,8 +158,6 @@ def read_recipe(path: Path, seed: int | None = None) -> Recipe:
     except tomllib.TOMLDecodeError as exc:
         raise InvalidSettings(str(path), str(exc)) from exc
     except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(map(str, _written(first["loc"]))) or "(whole file)"
-        unknown = first["type"] == "extra_forbidden"
-        text = "no such key" if unknown else first["msg"].removeprefix("Value error, ")
-        raise InvalidSettings(f"{path}: {key}", text) from exc
+        flaw = first_flaw(exc)
+        flaw = flaw._replace(location=_written(flaw.location))
+        raise InvalidSettings(f"{path}: {flaw.key or '(whole file)'}", flaw.text) from exc

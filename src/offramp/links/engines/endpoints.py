@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from typing import NamedTuple
 
+from offramp.address import checked_address
 from offramp.errors import InvalidInput
-
-_PATTERN = re.compile(r"(?P<host>[^\s:\[\]]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
 
 
 class Endpoint(NamedTuple):
@@ -23,10 +21,8 @@ class Endpoint(NamedTuple):
 
 def parse_endpoint(field: str, text: str) -> Endpoint:
     """HOST:PORT or [IPv6]:PORT. Raises InvalidInput naming the field."""
-    match = _PATTERN.fullmatch(text)
-    if match is None or int(match["port"]) > 65_535:
-        raise InvalidInput(field, f"{text!r} is not HOST:PORT")
-    return Endpoint(match["host"].strip("[]"), int(match["port"]))
+    host, _, port = checked_address(field, text).rpartition(":")
+    return Endpoint(host.strip("[]"), int(port))
 
 
 def check_resolves(field: str, endpoint: Endpoint) -> None:

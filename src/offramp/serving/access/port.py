@@ -18,6 +18,7 @@ from offramp.serving.access.certificates import Certificates
 from offramp.serving.access.gate import Gate
 from offramp.serving.access.handshakes import Handshakes
 from offramp.serving.access.refusals import Refusals
+from offramp.serving.listening import listen
 from offramp.serving.settings import TlsSettings
 from offramp.telemetry import TierMetrics
 
@@ -71,11 +72,7 @@ class SecurePort:
             maximum_concurrent_rpcs=_QUESTIONS,
         )
         health_pb2_grpc.add_HealthServicer_to_server(servicer, self._health_server)
-        try:
-            port = self._health_server.add_insecure_port(self._health_address)
-        except RuntimeError as exc:
-            raise InvalidSettings("tls.health", f"cannot listen on {self._health_address}") from exc
-        return f"{self._health_address.rpartition(':')[0]}:{port}"
+        return listen(self._health_server.add_insecure_port, self._health_address, "tls.health")
 
     async def start(self) -> None:
         """Tell health, and look at the files every second."""
