@@ -1,7 +1,8 @@
 # The same few verbs for people and CI. `make demo` and `make test` do all set-up themselves.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# Python compiles what is imported when it is; pip would compile all of torch, which takes a minute.
+INSTALL := pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable
 
 # PROFILE is the link between device and fog (`offramp link list`), CLOUD_PROFILE that between fog and cloud.
 CLOUD_PROFILE ?= $(or $(LINK_FOG_CLOUD),wan-region)

@@ -12,7 +12,7 @@ import pytest
 from offramp.cli import main
 
 ROOT = Path(__file__).parent.parent
-IMAGES = 400
+IMAGES = 200
 KEYS = {"share", "accuracy", "p50_ms", "p95_ms", "p99_ms", "bytes_up", "bytes_down"}
 
 

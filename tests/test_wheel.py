@@ -18,7 +18,16 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bare")
     subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
     python = folder / "env/bin/python"
-    pip = [python, "-m", "pip", "install", "-q", "--constraint", ROOT / "constraints.txt"]
+    pip = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-compile",
+        "--constraint",
+        ROOT / "constraints.txt",
+    ]
     subprocess.run([*pip, ROOT], check=True, timeout=300)
     return folder / "env/bin"
 

@@ -28,6 +28,16 @@ def by_name(name: str, seed: int | None) -> Timeline:
     return steady(delay_ms=80, rate_mbit=2000, name=f"slow {seed}")
 
 
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an engine takes by itself is measured for seconds, and no matter here."""
+
+    async def nothing(_engine: str) -> float:
+        return 0.0
+
+    monkeypatch.setattr("offramp.links.emulator.measure_own_delay_s", nothing)
+
+
 @asynccontextmanager
 async def running(control: str, **settings: Any) -> AsyncIterator[Emulator]:
     emulator = Emulator(
