@@ -13,7 +13,7 @@ from typing import Any
 Round = Mapping[
     str, Any
 ]  # by system, what a trial found; "bare": by batch, what onnxruntime alone needs
-OURS, UNARY, WAITING, FLOOR = "offramp", "offramp-unary", "offramp-waiting", "floor"
+OURS, UNARY, FLOOR = "offramp", "offramp-unary", "floor"
 READY_BAR_S, MEMORY_BAR_MB = 2.0, 100.0
 
 _VALUES = {  # by name, where a trial keeps it
@@ -108,8 +108,8 @@ def bars(rounds: Sequence[Round], peers: Sequence[str]) -> list[dict[str, Any]]:
     by_cpu, by_tail = best(summary, "cpu_ms", peers), best(summary, "open_p99_ms", peers)
     ours = summary.get(OURS, {})
 
-    def of_peer(name: str, peer: str | None, own: str = OURS) -> float | None:
-        return ratio(rounds, name, peer, own) if peer else None
+    def of_peer(name: str, peer: str | None) -> float | None:
+        return ratio(rounds, name, peer) if peer else None
 
     def own(name: str) -> float | None:
         found = ours.get(name)
@@ -119,11 +119,6 @@ def bars(rounds: Sequence[Round], peers: Sequence[str]) -> list[dict[str, Any]]:
     return [
         bar("CPU-ms a request, over the floor's", ratio(rounds, "cpu_ms", FLOOR), 0.90),
         bar(f"CPU-ms a request, over the best peer's ({by_cpu})", of_peer("cpu_ms", by_cpu), 1.0),
-        bar(
-            f"the same, where batches wait as long as Mosec's ({by_cpu})",
-            of_peer("cpu_ms", by_cpu, WAITING),
-            1.0,
-        ),
         bar("p50 with 8 in flight, over the floor's", ratio(rounds, "p50_ms", FLOOR), 1.0),
         bar("p99 with 8 in flight, over the floor's", ratio(rounds, "p99_ms", FLOOR), 1.0),
         bar(
