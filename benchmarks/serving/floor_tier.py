@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -47,7 +48,8 @@ class Tier:
     async def _pass_back(self) -> None:
         while isinstance(message := await self._call.read(), bytes):
             context, number = self._asked.pop(message[:NUMBER_BYTES])
-            await self._answer(context, number + message[NUMBER_BYTES:])
+            with suppress(grpc.aio.UsageError):  # its caller has left
+                await self._answer(context, number + message[NUMBER_BYTES:])
 
     async def _answer(self, context: Any, message: bytes) -> None:
         async with self._down:
