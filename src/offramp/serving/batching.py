@@ -29,10 +29,10 @@ RunStage = Callable[[int, Sequence[Work]], list[Exception | None]]
 # long after a sample its origin counts as there.
 _QUANTUM_S, _THERE_S = 0.002, 0.25
 # The only sample of a tier is computed on the event loop where its stage is this short: the way to the thread and back
-# would take longer than what the loop could do meanwhile. With others under way it is the thread's, for while that
-# computes the others come in, and are the next batch.
-_SHORT_S = 0.001
-_TIMER_S = 0.001  # how late a timer of the event loop may be, which counts milliseconds
+# costs more than what the loop could do meanwhile, for who comes in meanwhile waits for the stage all the same. With
+# others under way it is the thread's, for while that computes the others come in, and are the next batch.
+_SHORT_S = 0.005
+_TIMER_S = 0.002  # how late a timer of the event loop, which counts milliseconds, mostly is at most
 _UNKNOWN = StageTime()  # of a stage in which nothing was computed yet
 
 
@@ -79,8 +79,7 @@ class Batcher:
             while (turn := queue.take()) is not None:
                 waiting.append(turn)
         for turn in waiting:
-            if not turn.given_up:
-                turn.settle(TierUnavailable("unreachable", "this tier has shut down"))
+            turn.end(TierUnavailable("unreachable", "this tier has shut down"))
         self._executor.shutdown()
 
     def submit(
@@ -89,7 +88,7 @@ class Batcher:
         """Let the work wait for the stage.
 
         `settle` hears None once the work has passed it, InvalidInput for its payload, or DeadlineExceeded where the
-        deadline passed before its turn.
+        deadline passed before its turn; of a work that is alone, perhaps before this returns.
         """
         turn = Turn(work, deadline, settle, is_alone)
         queue = self._queues.get(stage)
@@ -99,7 +98,11 @@ class Batcher:
         origin = work.sample.id.origin
         self._origins[origin] = turn.since
         self._origins.move_to_end(origin)
-        self._go_on()
+        if is_alone and self._loop is not None and not self._is_busy:
+            self._is_busy = True
+            self._begin_batch()  # there is nothing that the loop might have at hand for it
+        else:
+            self._go_on()
         return turn
 
     def needed_s(self, origin: Origin, stage: int) -> float:
@@ -220,7 +223,7 @@ class Batcher:
                 continue
             is_last = not (batch or queue)  # and tried whatever is foreseen
             if turn.deadline <= (now if is_last else now + sample_s):
-                turn.settle(DeadlineExceeded("its deadline passed in the queue"))
+                turn.end(DeadlineExceeded("its deadline passed in the queue"))
                 continue
             until = min(until, turn.deadline - margin_s)
             batch.append(turn)
@@ -248,5 +251,4 @@ class Batcher:
             work.queued_s += queued_s
             work.computed_s += computed_s
             work.batch = max(work.batch, len(outcomes))
-            if not turn.given_up:
-                turn.settle(error)
+            turn.end(error)

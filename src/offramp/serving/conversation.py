@@ -91,6 +91,7 @@ class Conversation:
         finally:
             reader.cancel()
             self._cancel_all()  # the caller is gone, or there are none
+            self._engine.unsent -= len(self._results)
             (end,) = await asyncio.gather(reader, return_exceptions=True)
         if isinstance(end, Exception):
             raise end
@@ -110,6 +111,7 @@ class Conversation:
                 await self._ready.wait()
         finally:
             self._cancel_all()
+            self._engine.unsent -= len(self._results)
         data = b"".join(self._results)
         self._count("down", len(data))
         response: pb.Response = pb.Response.FromString(data)
@@ -127,9 +129,10 @@ class Conversation:
         """All that a message holds, a few at a time: however many there are, others have their turn between."""
         self._told.learn(request.names)
         now = self._heard = time.monotonic()
+        came_alone = len(request.samples) == 1 and not request.cancels
         for count, one in enumerate(chain(request.samples, request.cancels), 1):
             if isinstance(one, pb.Sample):
-                self._accept_or_refuse(one, now)
+                self._accept_or_refuse(one, now, came_alone)
             else:
                 self._cancel(one)
             if count % _AT_ONCE == 0:
@@ -143,9 +146,9 @@ class Conversation:
             self._room.clear()
             await self._room.wait()
 
-    def _accept_or_refuse(self, message: pb.Sample, now: float) -> None:
+    def _accept_or_refuse(self, message: pb.Sample, now: float, came_alone: bool) -> None:
         try:
-            self._accept(message, now)
+            self._accept(message, now, came_alone)
         except OfframpError as exc:
             self._engine.metrics.count_result(outcome_of(exc))
             self._push(pb.Result(id=message.id, final=True, status=status_of(exc)))
@@ -156,7 +159,7 @@ class Conversation:
                 found.cancel()
                 self._ready.set()
 
-    def _accept(self, message: pb.Sample, now: float) -> None:
+    def _accept(self, message: pb.Sample, now: float, came_alone: bool) -> None:
         if self._ending:
             raise TierUnavailable("unreachable", "this tier is shutting down")
         sample = sample_from_proto(
@@ -171,7 +174,7 @@ class Conversation:
                 raise InvalidInput("early", text)
             tell = partial(self._tell, message.id)
         deliver = partial(self._deliver, message.id, sample.id)
-        request = self._engine.begin(sample, deliver, tell)
+        request = self._engine.begin(sample, deliver, tell, came_alone=came_alone)
         if not request.is_over:
             self._under_way[sample.id] = request
 
@@ -202,12 +205,16 @@ class Conversation:
     def _push(self, result: pb.Result) -> None:
         response = pb.Response(names=self._said.take_unsaid(), results=[result])
         self._results.append(response.SerializeToString())
+        self._engine.unsent += 1
         self._ready.set()
 
     async def _send(self, write: Any) -> None:
         results, self._results = self._results, []
-        for data, _ in in_messages(results, bytes, self._limits.message_bytes):
-            await self._write(write, data)
+        try:
+            for data, _ in in_messages(results, bytes, self._limits.message_bytes):
+                await self._write(write, data)
+        finally:
+            self._engine.unsent -= len(results)
         self._room.set()
 
     async def _write(self, write: Any, data: bytes) -> None:

@@ -70,6 +70,9 @@ class Engine:
         self._admission = Admission(tier, most_in_flight, self._feel if brownout else None)
         self.former: Held | None = None
         self.former_asked = 0.0  # when a sample of it came last
+        self.unsent = (
+            0  # results on their way out: who comes before they are there did not wait for them
+        )
         metrics.in_flight.set_function(lambda: self._admission.in_flight)
         self._mismatches_seen: set[str] = set()
 
@@ -104,15 +107,23 @@ class Engine:
             return False
         return sample.early or self.answers == "answer-then-escalate"
 
-    def begin(self, sample: Sample, deliver: Deliver, tell: Tell | None = None) -> Request:
+    def begin(
+        self,
+        sample: Sample,
+        deliver: Deliver,
+        tell: Tell | None = None,
+        *,
+        came_alone: bool = False,
+    ) -> Request:
         """Start on a sample; `deliver` hears its answer, from here or from a deeper tier, or its error, once.
 
-        tell: hears the answer so far before the sample is handed on. All that may be before this returns. The errors
-        are InvalidInput, BundleMismatch, DeadlineExceeded where no exit had answered in time, TierUnavailable where
-        this tier takes no more or has no stage that could answer, and whatever a fault raises.
+        tell: hears the answer so far before the sample is handed on. All that may be before this returns. came_alone:
+        no other is about to follow. The errors are InvalidInput, BundleMismatch, DeadlineExceeded where no exit had
+        answered in time, TierUnavailable where this tier takes no more or has no stage that could answer, and whatever
+        a fault raises.
         """
         origin = sample.id.origin
-        request = Request(origin, deliver, self._over, tell)
+        request = Request(origin, deliver, self._over, tell, came_alone=came_alone)
         self._admission.enter(origin)
         try:
             held = self._held_for(sample)
@@ -150,10 +161,12 @@ class Engine:
         """One stage more, or what comes after the last one here."""
         if work.held.is_computed_here(work.boundary):
             passed = partial(self._passed, request, work)
-            is_alone = self.in_flight == 1
-            request.turn = work.held.batcher.submit(
+            is_alone = request.came_alone and self.in_flight == 1 and not self.unsent
+            turn = work.held.batcher.submit(
                 work, work.boundary, work.sample.deadline, passed, is_alone=is_alone
             )
+            if not turn.is_over:
+                request.turn = turn
         elif work.sample.local or self.answers == "local-only":
             request.await_end_of(self._fall_back(work, "policy", None))
         else:

@@ -33,6 +33,7 @@ class Request:
         "_over",
         "_task",
         "began",
+        "came_alone",
         "give_up",
         "is_over",
         "origin",
@@ -47,8 +48,11 @@ class Request:
         deliver: Deliver,
         over: Callable[[Request, Outcome], None],
         tell: Tell | None = None,
+        *,
+        came_alone: bool = False,
     ) -> None:
         self._deliver, self._over, self.tell = deliver, over, tell
+        self.came_alone = came_alone
         self.origin, self.began = origin, time.monotonic()
         self._task: asyncio.Task[Answer] | None = None
         self.work: Work | None = None

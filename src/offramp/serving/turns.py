@@ -21,9 +21,16 @@ class Turn:
     work: Work
     deadline: float
     settle: Settle
-    is_alone: bool = False  # nothing else was under way in the tier when it came
+    is_alone: bool = False  # nothing else was under way in the tier, or came with it
     since: float = field(default_factory=time.monotonic)
     given_up: bool = False
+    is_over: bool = False
+
+    def end(self, error: Exception | None) -> None:
+        """Its stage is behind it, or out of reach: whoever still waits hears of it."""
+        self.is_over = True
+        if not self.given_up:
+            self.settle(error)
 
     def give_up(self) -> None:
         """Nobody waits any more: no compute where it has not begun, and no call of `settle`."""
