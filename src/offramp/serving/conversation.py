@@ -129,7 +129,8 @@ class Conversation:
         """All that a message holds, a few at a time: however many there are, others have their turn between."""
         self._told.learn(request.names)
         now = self._heard = time.monotonic()
-        came_alone = len(request.samples) == 1 and not request.cancels
+        # Of unary calls others may be under way that nobody has read yet.
+        came_alone = self._is_stream and len(request.samples) == 1 and not request.cancels
         for count, one in enumerate(chain(request.samples, request.cancels), 1):
             if isinstance(one, pb.Sample):
                 self._accept_or_refuse(one, now, came_alone)
