@@ -189,7 +189,7 @@ async def test_closing_leaves_nobody_waiting(works: list[Work]) -> None:
 
 def turn(work: Work, device: str, sequence: int) -> Turn:
     sample_id = SampleId(Origin(device, 1), sequence)
-    return Turn(replace(work, sample=replace(work.sample, id=sample_id)), LATER, lambda _: None)
+    return Turn(replace(work, sample=work.sample._replace(id=sample_id)), LATER, lambda _: None)
 
 
 def test_origins_have_their_turn_one_after_the_other(works: list[Work]) -> None:
@@ -239,7 +239,7 @@ def turns_of(batcher: Batcher, works: list[Work], devices: Sequence[str], deadli
     """A sample of each of those devices in the queue of stage 0."""
     for k, device in enumerate(devices):
         sample_id = SampleId(Origin(device, 1), k)
-        work = replace(works[0], sample=replace(works[0].sample, id=sample_id))
+        work = replace(works[0], sample=works[0].sample._replace(id=sample_id))
         batcher.submit(work, 0, deadline, lambda _: None)
 
 
@@ -328,6 +328,7 @@ async def test_only_a_sample_that_is_alone_in_a_short_stage_is_computed_on_the_e
     batcher = Batcher(stage, most=4, metrics=TierMetrics("cloud", [0]))
     batcher._times[0] = StageTime(sample_s)
     batcher.start()
+    await asyncio.sleep(0)  # it has looked whether anything waits
     batcher.submit(works[0], 0, LATER, lambda _: None, is_alone=is_alone)
     await eventually(lambda: computed_in)
     batcher.close()

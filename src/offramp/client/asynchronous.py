@@ -152,7 +152,7 @@ class AsyncClient:
             answer = (await self._stream.ask(sample, deadline, early)).answer
         except CallbackFailed as exc:
             raise exc.cause from exc.cause.__cause__  # as it was raised
-        return replace(answer, id=sample.id) if answer.stored else answer
+        return answer._replace(id=sample.id) if answer.stored else answer
 
     async def infer_many(
         self,

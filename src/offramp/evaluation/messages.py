@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp.bundle import Bundle
-from offramp.rpc.messages import GRPC_PREFIX_BYTES, Sample, SampleId, sample_to_proto
+from offramp.rpc.messages import GRPC_PREFIX_BYTES, Sample, SampleId, write_sample
 from offramp.rpc.names import NamesSaid, Origin
 from offramp.rpc.payload import Payload, tensors_payload
 from offramp.rpc.v1 import tier_pb2 as pb
@@ -31,7 +31,8 @@ def message_bytes(payload: Payload, boundary: int, *, exit_state: bytes = b"") -
         payload=payload,
         exit_state=exit_state,
     )
-    request = pb.Request(samples=[sample_to_proto(sample, NamesSaid(), _TIME_LEFT_S)])
+    request = pb.Request()
+    write_sample(sample, request.samples.add(), NamesSaid(), _TIME_LEFT_S)
     return int(request.ByteSize()) + GRPC_PREFIX_BYTES
 
 

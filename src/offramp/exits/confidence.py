@@ -11,10 +11,11 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
-    scaled = np.asarray(logits, np.float64) / temperature
+    scaled = np.divide(logits, temperature, dtype=np.float64)
     # reduce() of the ufuncs, for max() and sum() take as long again to get there
     powers = np.exp(scaled - np.maximum.reduce(scaled, axis=-1, keepdims=True))
-    return np.asarray(powers / np.add.reduce(powers, axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / np.add.reduce(powers, axis=-1, keepdims=True)
+    return probabilities
 
 
 def labels_of(probabilities: ArrayLike) -> NDArray[np.int64]:

@@ -136,7 +136,7 @@ class ExitPolicy:
 
         Nothing has been decided before boundary 0, so that there the state is empty.
         """
-        if not (data or self._has_state):
+        if not (data or self.has_state):
             return
         wanted = self.state_bytes(classes) if boundary > 0 else 0
         if len(data) != wanted:
@@ -177,9 +177,11 @@ class ExitPolicy:
         evidence = Evidence(probabilities, gate, time_left_s)
         remembered = rule.remember(evidence, before)
         confidence = rule.confidence(evidence, remembered)
-        sure = (confidence >= setting.threshold) & setting.on
-        leaves = np.ones_like(sure) if is_last else sure
-        after = self._after(probabilities.shape, {**combined, **remembered})
+        for_all = is_last or not setting.on
+        leaves = np.full(len(confidence), is_last) if for_all else confidence >= setting.threshold
+        after = None
+        if self.has_state:
+            after = self._after(probabilities.shape, {**combined, **remembered})
         return Decision(leaves, confidence, probabilities, after)
 
     def decisions(
@@ -206,22 +208,21 @@ class ExitPolicy:
             yield decision
 
     def _before(self, exit_index: int, state: State | None) -> Memory | None:
-        if not self._has_state or exit_index == 0:
+        if not self.has_state or exit_index == 0:
             return None
         if state is None:
             raise ValueError(f"state: exit {exit_index} needs what the one before left")
         return _memory(state)
 
-    def _after(self, shape: tuple[int, ...], memory: Memory) -> State | None:
-        if not self._has_state:
-            return None
+    def _after(self, shape: tuple[int, ...], memory: Memory) -> State:
         state = np.empty(shape[0], self.state_type(shape[1]))
         for name, values in memory.items():
             state[name] = values
         return state
 
     @cached_property
-    def _has_state(self) -> bool:
+    def has_state(self) -> bool:
+        """Whether samples carry anything from exit to exit."""
         return self.state_type(2) is not None
 
     @cached_property

@@ -21,7 +21,7 @@ from offramp.rpc.messages import (
     answer_from_proto,
     id_to_proto,
     in_messages,
-    sample_to_proto,
+    write_sample,
 )
 from offramp.rpc.names import NamesSaid, NamesTold
 from offramp.rpc.pending import Asked, Pending
@@ -113,8 +113,10 @@ class Exchange:
             if self._said.is_full:
                 self._pending.put_back([one, *waiting])
                 return
-            message = sample_to_proto(one.sample, self._said, one.deadline - time.monotonic())
-            request = pb.Request(names=self._said.take_unsaid(), samples=[message])
+            request = pb.Request()
+            left_s = one.deadline - time.monotonic()
+            write_sample(one.sample, request.samples.add(), self._said, left_s)
+            request.names.extend(self._said.take_unsaid())
             yield _Part(one, request.SerializeToString())
 
     async def _send(self, data: bytes, asked: Sequence[Asked] = ()) -> None:

@@ -7,7 +7,6 @@ Times are seconds here and microseconds on the wire.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
 
@@ -36,7 +35,9 @@ _REASONS: tuple[DegradedReason | None, ...] = (
 )
 
 
-_DEGRADED = {reason: pb.Degraded.Name(number) for number, reason in enumerate(_REASONS)}
+_DEGRADED: dict[DegradedReason | None, pb.Degraded] = {
+    reason: getattr(pb, pb.Degraded.Name(number)) for number, reason in enumerate(_REASONS)
+}
 
 
 class Tier(IntEnum):
@@ -50,7 +51,8 @@ class Tier(IntEnum):
         return self.name.lower()
 
 
-_TIERS = {tier: pb.TierName.Name(tier) for tier in Tier}
+_TIERS: dict[Tier, pb.TierName] = {tier: getattr(pb, pb.TierName.Name(tier)) for tier in Tier}
+_TIERS_BY_NUMBER = {int(tier): tier for tier in Tier}
 
 
 class SampleId(NamedTuple):
@@ -64,8 +66,7 @@ class SampleId(NamedTuple):
         return f"{self.origin.device}/{self.origin.run:016x}/{self.sequence}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(NamedTuple):
     """One input under way. `deadline` is a time of the receiver's own monotonic clock, in seconds."""
 
     id: SampleId
@@ -95,15 +96,14 @@ class Leg(NamedTuple):
     bytes_down: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """What the caller gets: calibrated probabilities (C,) float32 of an exit, and how they came about.
 
     stored: the tier asked keeps the sample until it has its full answer, under its id; a client names that in `id`.
     """
 
     label: int
-    probabilities: NDArray[np.float32] = field(repr=False)
+    probabilities: NDArray[np.float32]
     exit: int
     tier: Tier
     degraded: DegradedReason | None = None
@@ -122,25 +122,24 @@ class Answer:
 
     def after(self, leg: Leg) -> Answer:
         """The same answer, one tier nearer to the caller."""
-        return replace(self, trail=(*self.trail, leg))
+        return self._replace(trail=(*self.trail, leg))
 
 
-def sample_to_proto(sample: Sample, names: NamesSaid, time_left_s: float) -> pb.Sample:
-    """The message of a sample, on the stream that these names belong to."""
-    message = pb.Sample(
-        id=id_to_proto(sample.id, names),
-        boundary=sample.boundary,
-        network=names.number("network", sample.network),
-        policy=names.number("policy", sample.policy),
-        plan_epoch=sample.plan_epoch,
-        time_left_us=_microseconds(time_left_s),
-        traceparent=sample.traceparent,
-        local=sample.local,
-        early=sample.early,
-        exit_state=sample.exit_state,
-        group=sample.group,
-        view=sample.view,
-    )
+def write_sample(sample: Sample, message: pb.Sample, names: NamesSaid, time_left_s: float) -> None:
+    """Fill the message with a sample, on the stream that these names belong to."""
+    message.id.origin = names.number("origin", sample.id.origin)
+    message.id.sequence = sample.id.sequence
+    message.boundary = sample.boundary
+    message.network = names.number("network", sample.network)
+    message.policy = names.number("policy", sample.policy)
+    message.plan_epoch = sample.plan_epoch
+    message.time_left_us = _microseconds(time_left_s)
+    message.traceparent = sample.traceparent
+    message.local = sample.local
+    message.early = sample.early
+    message.exit_state = sample.exit_state
+    message.group = sample.group
+    message.view = sample.view
     if isinstance(sample.payload, EncodedImage):
         message.payload.image.data = sample.payload.data
         message.payload.image.media_type = sample.payload.media_type
@@ -149,7 +148,6 @@ def sample_to_proto(sample: Sample, names: NamesSaid, time_left_s: float) -> pb.
             message.payload.tensors.tensors.add(
                 data=tensor.data, dtype=tensor.dtype, shape=tensor.shape or ()
             )
-    return message
 
 
 def sample_from_proto(
@@ -202,32 +200,27 @@ def id_from_proto(message: pb.SampleId, names: NamesTold) -> SampleId:
     return SampleId(names.origin(message.origin), message.sequence)
 
 
-def answer_to_proto(answer: Answer, names: NamesSaid) -> pb.Answer:
-    """The message of an answer, on the stream that these names belong to."""
-    return pb.Answer(
-        label=answer.label,
-        probabilities=answer.probabilities.tolist(),
-        exit=answer.exit,
-        tier=_TIERS[answer.tier],
-        degraded=_DEGRADED[answer.degraded],
-        network=names.number("network", answer.network),
-        policy=names.number("policy", answer.policy),
-        plan_epoch=answer.plan_epoch,
-        certified=answer.certified,
-        stored=answer.stored,
-        trail=[
-            pb.Leg(
-                tier=_TIERS[leg.tier],
-                queued_us=_microseconds(leg.queued_s),
-                computed_us=_microseconds(leg.computed_s),
-                hop_us=_microseconds(leg.hop_s),
-                batch=leg.batch,
-                bytes_up=leg.bytes_up,
-                bytes_down=leg.bytes_down,
-            )
-            for leg in answer.trail
-        ],
-    )
+def write_answer(answer: Answer, message: pb.Answer, names: NamesSaid) -> None:
+    """Fill the message with an answer, on the stream that these names belong to."""
+    message.label = answer.label
+    message.probabilities.extend(answer.probabilities.tolist())
+    message.exit = answer.exit
+    message.tier = _TIERS[answer.tier]
+    message.degraded = _DEGRADED[answer.degraded]
+    message.network = names.number("network", answer.network)
+    message.policy = names.number("policy", answer.policy)
+    message.plan_epoch = answer.plan_epoch
+    message.certified = answer.certified
+    message.stored = answer.stored
+    for leg in answer.trail:
+        written = message.trail.add()
+        written.tier = _TIERS[leg.tier]
+        written.queued_us = _microseconds(leg.queued_s)
+        written.computed_us = _microseconds(leg.computed_s)
+        written.hop_us = _microseconds(leg.hop_s)
+        written.batch = leg.batch
+        written.bytes_up = leg.bytes_up
+        written.bytes_down = leg.bytes_down
 
 
 def answer_from_proto(message: pb.Answer, names: NamesTold) -> Answer:
@@ -240,22 +233,22 @@ def answer_from_proto(message: pb.Answer, names: NamesTold) -> Answer:
             label=message.label,
             probabilities=probabilities,
             exit=message.exit,
-            tier=Tier(message.tier),
+            tier=_TIERS_BY_NUMBER[message.tier],
             degraded=_REASONS[message.degraded],
             network=names.text("network", message.network),
             policy=names.text("policy", message.policy),
             plan_epoch=message.plan_epoch,
             certified=message.certified,
             stored=message.stored,
-            trail=tuple(_leg_from_proto(leg) for leg in message.trail),
+            trail=tuple([_leg_from_proto(leg) for leg in message.trail]),
         )
-    except (ValueError, IndexError) as exc:
+    except LookupError as exc:
         raise InvalidInput("answer", f"a tier or reason this version does not know: {exc}") from exc
 
 
 def _leg_from_proto(message: pb.Leg) -> Leg:
     return Leg(
-        tier=Tier(message.tier),
+        tier=_TIERS_BY_NUMBER[message.tier],
         queued_s=message.queued_us / 1e6,
         computed_s=message.computed_us / 1e6,
         hop_s=message.hop_us / 1e6,

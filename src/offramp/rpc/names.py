@@ -14,6 +14,7 @@ from offramp.errors import InvalidInput
 from offramp.rpc.v1 import tier_pb2 as pb
 
 Kind = Literal["origin", "network", "policy"]
+_KINDS = 3
 # What one caller can make a tier remember is these and the lengths below: some 3 MB a stream.
 MOST_NAMES = 4096  # of one kind on one stream; see NamesSaid.is_full
 MOST_DEVICE_BYTES = 256
@@ -86,43 +87,38 @@ class NamesTold:
     """The receiver's side: values for numbers."""
 
     def __init__(self) -> None:
-        self._values: dict[Kind, dict[int, str | Origin]] = {
-            "origin": {},
-            "network": {},
-            "policy": {},
-        }
+        self._origins: dict[int, Origin] = {}
+        self._texts: dict[Kind, dict[int, str]] = {"network": {}, "policy": {}}
 
     def learn(self, names: Sequence[pb.Name]) -> None:
         """Remember the names of a message. Raises InvalidInput for one of no kind, one too long or one too many."""
-        if len(names) > len(self._values) * MOST_NAMES:
+        if len(names) > _KINDS * MOST_NAMES:
             raise InvalidInput("names", f"{len(names)} in one message")
         for name in names:
             kind = name.WhichOneof("kind")
             if kind is None:
                 raise InvalidInput("names.kind", "a name of no known kind")
-            known = self._values[kind]
+            known = self._origins if kind == "origin" else self._texts[kind]
             if len(known) >= MOST_NAMES and name.number not in known:
                 raise InvalidInput(f"names.{kind}", f"more than {MOST_NAMES} on one stream")
             if kind == "origin":
                 _check_length("names.origin.device", name.origin.device, MOST_DEVICE_BYTES)
-                known[name.number] = Origin(name.origin.device, name.origin.run)
+                self._origins[name.number] = Origin(name.origin.device, name.origin.run)
             else:
                 text: str = getattr(name, kind)
                 _check_length(f"names.{kind}", text, MOST_TEXT_BYTES)
-                known[name.number] = text
+                self._texts[kind][name.number] = text
 
     def text(self, kind: Literal["network", "policy"], number: int) -> str:
         """The digest, or the policy's id or name. Raises InvalidInput where the number was not named."""
-        return str(self._value(kind, number))
+        text = self._texts[kind].get(number)
+        if text is None:
+            raise InvalidInput(kind, f"number {number} has not been named on this stream")
+        return text
 
     def origin(self, number: int) -> Origin:
         """The origin. Raises InvalidInput where the number was not named."""
-        value = self._value("origin", number)
-        return value if isinstance(value, Origin) else Origin(str(value), 0)
-
-    def _value(self, kind: Kind, number: int) -> str | Origin:
-        value = self._values[kind].get(number)
-        if value is None:
-            field = "id.origin" if kind == "origin" else kind
-            raise InvalidInput(field, f"number {number} has not been named on this stream")
-        return value
+        origin = self._origins.get(number)
+        if origin is None:
+            raise InvalidInput("id.origin", f"number {number} has not been named on this stream")
+        return origin

@@ -54,19 +54,21 @@ def payload_size_checked(payload: Payload, boundary: Boundary, index: int) -> No
         return
     if len(payload) != len(boundary.tensors):
         raise InvalidInput("payload.tensors", f"{len(payload)} of {len(boundary.tensors)} tensors")
-    for k, (tensor, spec) in enumerate(zip(payload, boundary.tensors, strict=True)):
-        _check_tensor(tensor, spec, f"payload.tensors[{k}]", boundary.coding is not None)
+    for k, spec in enumerate(boundary.tensors):
+        _check_tensor(payload[k], spec, k, boundary.coding is not None)
 
 
-def _check_tensor(tensor: TensorBytes, spec: TensorSpec, name: str, coded: bool) -> None:
+def _check_tensor(tensor: TensorBytes, spec: TensorSpec, number: int, coded: bool) -> None:
     if tensor.dtype and tensor.dtype != spec.dtype:
-        raise InvalidInput(f"{name}.dtype", f"{tensor.dtype!r}, not {spec.dtype!r}")
+        text = f"{tensor.dtype!r}, not {spec.dtype!r}"
+        raise InvalidInput(f"payload.tensors[{number}].dtype", text)
     if tensor.shape is not None and tensor.shape != spec.shape:
-        raise InvalidInput(f"{name}.shape", f"{list(tensor.shape)}, not {list(spec.shape)}")
+        text = f"{list(tensor.shape)}, not {list(spec.shape)}"
+        raise InvalidInput(f"payload.tensors[{number}].shape", text)
     size = len(tensor.data)
     if size != spec.size_bytes and not (coded and 0 < size < spec.size_bytes):
         raise InvalidInput(
-            f"{name}.data",
+            f"payload.tensors[{number}].data",
             f"{size} bytes, not the {'at most ' if coded else ''}{spec.size_bytes} of "
             f"{spec.dtype} {list(spec.shape)}",
         )
@@ -78,8 +80,10 @@ def payload_arrays(payload: Payload, boundary: Boundary) -> tuple[NDArray[np.gen
         shape = boundary.tensors[0].shape
         return (decode_image(payload.data, payload.media_type, shape, "payload.image"),)
     return tuple(
-        unpack(tensor.data, spec, f"payload.tensors[{k}].data", boundary.coding)
-        for k, (tensor, spec) in enumerate(zip(payload, boundary.tensors, strict=True))
+        [
+            unpack(tensor.data, spec, f"payload.tensors[{k}].data", boundary.coding)
+            for k, (tensor, spec) in enumerate(zip(payload, boundary.tensors, strict=True))
+        ]
     )
 
 
@@ -88,6 +92,8 @@ def tensors_payload(
 ) -> tuple[TensorBytes, ...]:
     """The payload of a boundary's tensors, per sample. Raises InvalidInput where one does not fit its spec."""
     return tuple(
-        TensorBytes(pack(array, spec, boundary.coding))
-        for array, spec in zip(arrays, boundary.tensors, strict=True)
+        [
+            TensorBytes(pack(array, spec, boundary.coding))
+            for array, spec in zip(arrays, boundary.tensors, strict=True)
+        ]
     )

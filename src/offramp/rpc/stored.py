@@ -17,11 +17,11 @@ from offramp.rpc.messages import (
     Sample,
     SampleId,
     answer_from_proto,
-    answer_to_proto,
     id_from_proto,
     payload_from_proto,
     sample_from_proto,
-    sample_to_proto,
+    write_answer,
+    write_sample,
 )
 from offramp.rpc.names import NamesSaid, NamesTold
 from offramp.rpc.payload import Payload
@@ -72,11 +72,13 @@ class StoredRecord(NamedTuple):
 def record_of(sample: Sample) -> SampleRecord:
     """The sample as its caller sent it, but for its deadline."""
     names = NamesSaid()
-    message = sample_to_proto(sample, names, 0.0)
+    request = pb.Request()
+    message = request.samples.add()
+    write_sample(sample, message, names, 0.0)
     message.ClearField("time_left_us")
     payload = message.payload.SerializeToString()
     message.ClearField("payload")
-    request = pb.Request(names=names.take_unsaid(), samples=[message])
+    request.names.extend(names.take_unsaid())
     return SampleRecord(request.SerializeToString(), payload)
 
 
@@ -93,12 +95,13 @@ def sample_of(record: StoredRecord, *, now: float, time_left_s: float) -> Sample
 def outcome_record(outcome: Answer | Exception) -> bytes:
     """A pb.Response of that answer alone, or of the error's status; whose it is, the request beside it says."""
     names = NamesSaid()
-    result = pb.Result(final=True)
+    response = pb.Response()
+    result = response.results.add(final=True)
     if isinstance(outcome, Exception):
         result.status.CopyFrom(status_of(outcome))
     else:
-        result.answer.CopyFrom(answer_to_proto(outcome, names))
-    response = pb.Response(names=names.take_unsaid(), results=[result])
+        write_answer(outcome, result.answer, names)
+    response.names.extend(names.take_unsaid())
     return bytes(response.SerializeToString())
 
 

@@ -90,26 +90,37 @@ class Batcher:
         `settle` hears None once the work has passed it, InvalidInput for its payload, or DeadlineExceeded where the
         deadline passed before its turn; of a work that is alone, perhaps before this returns.
         """
-        turn = Turn(work, deadline, settle, is_alone)
+        turn = Turn(work, deadline, settle)
+        origin = work.sample.id.origin
+        self._origins[origin] = turn.since
+        self._origins.move_to_end(origin)
+        if is_alone and turn.since < deadline and self._computes_now(stage):
+            self._compute_now(stage, turn)
+            return turn
         queue = self._queues.get(stage)
         if queue is None:
             queue = self._queues[stage] = FairQueue()
         queue.put(turn)
-        origin = work.sample.id.origin
-        self._origins[origin] = turn.since
-        self._origins.move_to_end(origin)
-        if is_alone and self._loop is not None and not self._is_busy:
-            self._is_busy = True
-            self._begin_batch()  # there is nothing that the loop might have at hand for it
-        else:
-            self._go_on()
+        self._go_on()
         return turn
+
+    def _computes_now(self, stage: int) -> bool:
+        """Whether a sample that is alone need not queue: the loop has nothing at hand that could go with it."""
+        is_free = self._loop is not None and not (self._is_busy or self._wait_s)
+        return is_free and 0.0 < self._times[stage].sample_s < _SHORT_S
+
+    def _compute_now(self, stage: int, turn: Turn) -> None:
+        self._is_busy, self._running = True, [turn]
+        began = time.monotonic()
+        self._end_batch(stage, self._running, began, self._computed(stage, self._running))
 
     def needed_s(self, origin: Origin, stage: int) -> float:
         """How long until one more of this origin would be through the stage, as the last batches went.
 
         0 where nothing waits or computes: an idle tier tries, or it would never learn that it has become faster.
         """
+        if not self._is_busy and self._gathering is None:
+            return 0.0
         ahead_s = 0.0
         for k, queue in self._queues.items():
             if queue:
@@ -150,11 +161,8 @@ class Batcher:
             self._is_busy = False
             return
         self._running = batch
-        began, sample_s = time.monotonic(), self._times[stage].sample_s
-        if batch[0].is_alone and len(batch) == 1 and 0.0 < sample_s < _SHORT_S:
-            self._end_batch(stage, batch, began, self._computed(stage, batch))
-            return
-        self._free_at = began + len(batch) * sample_s
+        began = time.monotonic()
+        self._free_at = began + len(batch) * self._times[stage].sample_s
         loop = self._loop
 
         def done(future: Future[list[Exception | None]]) -> None:

@@ -21,10 +21,10 @@ from offramp.rpc import Answer, NamesSaid, NamesTold, SampleId
 from offramp.rpc.exchange import Direction
 from offramp.rpc.messages import (
     GRPC_PREFIX_BYTES,
-    answer_to_proto,
     id_from_proto,
     in_messages,
     sample_from_proto,
+    write_answer,
 )
 from offramp.rpc.status import status_of
 from offramp.rpc.v1 import tier_pb2 as pb
@@ -152,7 +152,8 @@ class Conversation:
             self._accept(message, now, came_alone)
         except OfframpError as exc:
             self._engine.metrics.count_result(outcome_of(exc))
-            self._push(pb.Result(id=message.id, final=True, status=status_of(exc)))
+            result = pb.Result(id=message.id, final=True, status=status_of(exc))
+            self._push(pb.Response(results=[result]))
 
     def _cancel(self, wire_id: pb.SampleId) -> None:
         with contextlib.suppress(InvalidInput):  # nothing of that name is under way
@@ -185,26 +186,30 @@ class Conversation:
         self._under_way.clear()
 
     def _tell(self, wire_id: pb.SampleId, answer: Answer) -> None:
-        self._push(pb.Result(id=wire_id, final=False, answer=answer_to_proto(answer, self._said)))
+        response = pb.Response()
+        result = response.results.add(id=wire_id)
+        write_answer(answer, result.answer, self._said)
+        self._push(response)
 
     def _deliver(
         self, wire_id: pb.SampleId, sample_id: SampleId, outcome: Answer | Exception
     ) -> None:
         self._under_way.pop(sample_id, None)
+        response = pb.Response()
+        result = response.results.add(id=wire_id, final=True)
         try:
             if isinstance(outcome, Exception):
                 raise outcome
-            answer = answer_to_proto(outcome, self._said)
-            result = pb.Result(id=wire_id, final=True, answer=answer)
+            write_answer(outcome, result.answer, self._said)
         except Exception as exc:
             if not isinstance(exc, OfframpError):
                 origin = sample_id.origin.device
                 logger.exception("sample %s of %s failed", sample_id.sequence, origin)
-            result = pb.Result(id=wire_id, final=True, status=status_of(exc))
-        self._push(result)
+            result.status.CopyFrom(status_of(exc))  # in place of the answer: they are alternatives
+        self._push(response)
 
-    def _push(self, result: pb.Result) -> None:
-        response = pb.Response(names=self._said.take_unsaid(), results=[result])
+    def _push(self, response: pb.Response) -> None:
+        response.names.extend(self._said.take_unsaid())
         self._results.append(response.SerializeToString())
         self._engine.unsent += 1
         self._ready.set()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -210,7 +209,7 @@ class Engine:
         is_certified = answer.certified and is_of_asked and work.is_of_one_policy
         if answer.stored or is_certified != answer.certified:
             # What the next tier keeps is kept for this one: a caller of this one cannot ask for it.
-            answer = replace(answer, certified=is_certified, stored=False)
+            answer = answer._replace(certified=is_certified, stored=False)
         self._give(request, work, answer.after(self._leg(work, hop)))
 
     def _give(self, request: Request, work: Work, answer: Answer) -> None:
@@ -220,8 +219,7 @@ class Engine:
             request.end(answer)
 
     def _for_next_tier(self, work: Work) -> Sample:
-        return replace(
-            work.sample,
+        return work.sample._replace(
             early=False,
             boundary=work.boundary,
             network=work.held.bundle.digest,

@@ -20,6 +20,8 @@ class Stretch:
 
     def wait(self) -> None:
         """Return once `slowdown` times the time computed so far has passed; at 1 that is now."""
+        if self._slowdown == 1.0:
+            return
         before = time.monotonic()
         computed_s = before - self._began - self._waited_s
         owed_s = computed_s * (self._slowdown - 1.0) - self._waited_s

@@ -16,7 +16,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -161,7 +161,7 @@ class Store:
         """
         if not self.wants(sample, answer):
             return answer
-        stored = replace(answer, stored=True)
+        stored = answer._replace(stored=True)
         left_s = (sample.deadline - time.monotonic()) / 2
         outcome = await self._put(sample, stored, min(left_s, self._settings.most_wait_s))
         self.metrics.puts[outcome].add()

@@ -21,7 +21,6 @@ class Turn:
     work: Work
     deadline: float
     settle: Settle
-    is_alone: bool = False  # nothing else was under way in the tier, or came with it
     since: float = field(default_factory=time.monotonic)
     given_up: bool = False
     is_over: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +18,7 @@ from offramp.rpc import Payload, Sample
 from offramp.rpc.payload import payload_arrays, tensors_payload
 from offramp.serving.pace import Stretch
 from offramp.serving.runner import StageOutputs, StageRunner
+from offramp.wire import is_finite
 
 if TYPE_CHECKING:
     from offramp.serving.held import Held
@@ -76,7 +77,7 @@ def run_stage(
     slowdown: how many times as long as it computes the batch is to take, decoding included.
     """
     stretch = Stretch(slowdown)
-    errors: dict[int, Exception] = {}
+    errors: list[Exception | None] = [None] * len(batch)
     for k, work in enumerate(batch):
         try:
             if work.arrays is None:
@@ -84,16 +85,17 @@ def run_stage(
                 work.arrays = payload_arrays(work.sample.payload, boundary)
         except Exception as exc:  # InvalidInput; of any other its conversation logs the traceback
             errors[k] = exc  # and the rest of the batch goes on
-    sound = {k: work for k, work in enumerate(batch) if k not in errors}
+    sound = [k for k, error in enumerate(errors) if error is None]
     if sound:
         try:
-            _compute(runner, stage, list(sound.values()), stretch)
+            _compute(runner, stage, [batch[k] for k in sound], stretch)
         except Exception:  # onnxruntime's have no common base; an integer out of range raises, say
-            errors |= _compute_singly(runner, stage, sound, stretch)
+            for k in sound:
+                errors[k] = _computed_singly(runner, stage, batch[k], stretch)
     for k, work in enumerate(batch):
-        if work.boundary == stage and k not in errors:
+        if work.boundary == stage and errors[k] is None:
             errors[k] = InvalidInput("payload", f"what stage {stage} makes of it is not finite")
-    return [errors.get(k) for k in range(len(batch))]
+    return errors
 
 
 def _compute(runner: StageRunner, stage: int, works: Sequence[Work], stretch: Stretch) -> None:
@@ -108,25 +110,24 @@ def _stacked(column: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return column[0][np.newaxis] if len(column) == 1 else np.stack(column)
 
 
-def _compute_singly(
-    runner: StageRunner, stage: int, works: Mapping[int, Work], stretch: Stretch
-) -> dict[int, Exception]:
-    """The works that the stage cannot take, each with its error; the others are moved on."""
-    errors: dict[int, Exception] = {}
-    for k, work in works.items():
-        try:
-            _compute(runner, stage, [work], stretch)
-        except Exception as exc:
-            errors[k] = InvalidInput("payload", f"stage {stage} cannot compute on it")
-            errors[k].__cause__ = exc
-    return errors
+def _computed_singly(
+    runner: StageRunner, stage: int, work: Work, stretch: Stretch
+) -> Exception | None:
+    """None where the work has been moved on, or the error of one that the stage cannot take."""
+    try:
+        _compute(runner, stage, [work], stretch)
+    except Exception as exc:
+        error = InvalidInput("payload", f"stage {stage} cannot compute on it")
+        error.__cause__ = exc
+        return error
+    return None
 
 
 def _move_on(sound: Sequence[Work], stage: int, outputs: StageOutputs) -> None:
     """Give each work its answer so far and its next boundary; those whose outputs are not finite stay."""
     finite = _finite(outputs)
     for policy in {work.policy.id: work.policy for work in sound}.values():
-        rows = [k for k, work in enumerate(sound) if work.policy.id == policy.id and finite[k]]
+        rows = [k for k, work in enumerate(sound) if finite[k] and work.policy.id == policy.id]
         decision = _decision(policy, stage, outputs, rows, [sound[k] for k in rows])
         probabilities = decision.probabilities.astype(np.float32)
         labels, leaves = labels_of(probabilities).tolist(), decision.leaves.tolist()
@@ -156,8 +157,8 @@ def _finite(outputs: StageOutputs) -> Sequence[bool]:
     gates = () if outputs.gate is None else (outputs.gate,)
     found = [True] * len(outputs.logits)
     for tensor in (outputs.logits, *gates, *outputs.boundary):
-        if tensor.dtype.kind == "f" and not (is_finite := np.isfinite(tensor)).all():
-            rows = is_finite.reshape(len(tensor), -1).all(axis=1).tolist()
+        if tensor.dtype.kind == "f" and not is_finite(tensor):
+            rows = np.isfinite(tensor).reshape(len(tensor), -1).all(axis=1).tolist()
             found = [before and now for before, now in zip(found, rows, strict=True)]
     return found
 
@@ -173,8 +174,9 @@ def _decision(
     if len(rows) < len(logits):
         logits, gate = logits[rows], None if gate is None else gate[rows]
     state = time_left_s = None
-    if stage > 0 and (state_type := policy.state_type(logits.shape[1])) is not None:
-        state = np.frombuffer(b"".join(work.exit_state for work in works), state_type)
+    if stage > 0 and policy.has_state:
+        carried = b"".join([work.exit_state for work in works])
+        state = np.frombuffer(carried, policy.state_type(logits.shape[1]))
     if policy.goes_by_time:
         now = time.monotonic()
         time_left_s = np.array([work.sample.deadline - now for work in works])

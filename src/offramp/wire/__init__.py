@@ -2,7 +2,7 @@
 
 from offramp.wire.entropy import Coding
 from offramp.wire.images import check_media_type, decode_image, encode_image, prepare_decoding
-from offramp.wire.tensors import TensorSpec, pack, unpack
+from offramp.wire.tensors import TensorSpec, is_finite, pack, unpack
 
 __all__ = [
     "Coding",
@@ -10,6 +10,7 @@ __all__ = [
     "check_media_type",
     "decode_image",
     "encode_image",
+    "is_finite",
     "pack",
     "prepare_decoding",
     "unpack",

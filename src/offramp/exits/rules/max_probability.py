@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from offramp.exits.rules.rule import Evidence, Floats, Memory, Rule
 
 
@@ -10,5 +12,5 @@ class MaxProbability(Rule):
 
     def confidence(self, evidence: Evidence, memory: Memory) -> Floats:
         """The largest probability of each row."""
-        largest: Floats = evidence.probabilities.max(axis=1)
+        largest: Floats = np.maximum.reduce(evidence.probabilities, axis=1)
         return largest
