@@ -8,7 +8,7 @@ python -m benchmarks.overload [--rounds N] [--seconds S]
 
 The closed-loop rate is that of the fog alone, asked directly at its boundary with 32 in flight. The network's second
 stage costs many times the first: on an even split, a device that shares its core with the load generator could not hand
-on twice what the fog takes. Exit code 1 where a bar is broken. As it is, it takes three minutes.
+on twice what the fog takes. Exit code 1 where a bar is broken. As it is, it takes four minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ NAME, COMMAND = "overload", "benchmarks.overload"
 DEADLINE_S, OVER = 0.1, 2.0
 LIMIT = 256  # samples in flight that the fog takes: the tiers' default
 _CONVOLUTIONS = 24
-_CLOSED_IN_FLIGHT, _CLOSED_S, _WARM_S = 32, 5.0, 1.0
+# All 32 are mostly answered at once, some five times a second: a shorter time would be off by a batch of a few.
+_CLOSED_IN_FLIGHT, _CLOSED_S, _WARM_S = 32, 21.0, 1.0
 _BEFORE_S, _AFTER_S, _CONNECTED_S = 3.0, 5.0, 30.0
 _FOG = answer_code(Tier.FOG)
 
