@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,8 +16,12 @@ from tests.serving.toy import SURE_AT
 from tests.serving.wire import ScriptedTier, calling, sample, scripted
 
 from offramp.client import AsyncClient
-from offramp.errors import TierUnavailable
-from offramp.rpc import Answer, Tier
+from offramp.errors import DeadlineExceeded, InvalidInput, TierUnavailable
+from offramp.rpc import Answer, Sample, Tier
+from offramp.rpc.pending import Asked
+from offramp.serving.request import Request
+from offramp.serving.turns import Turn
+from offramp.serving.work import Work
 
 UNSURE = SURE_AT[2]
 
@@ -149,3 +154,36 @@ async def test_a_policy_that_the_caller_names_decides_on_every_tier(scores: Path
     assert (never.exit, str(never.tier), never.label) == (2, "cloud", 2)
     assert (always.exit, str(always.tier), always.label) == (0, "device", 0)
     assert never.policy != always.policy
+
+
+async def test_what_a_sample_took_is_freed_once_it_is_over(scores: Path, tmp_path: Path) -> None:
+    """By count of references, without a collection: under load that comes late, and a message is large."""
+    per_sample = {Asked, Request, Sample, Turn, Work}
+    gc.collect()
+    gc.disable()
+    try:
+        async with AsyncExitStack() as stack:
+            device = await deployed(stack, scores, (0, 1, 2))
+            client = await stack.enter_async_context(AsyncClient(device))
+            await asyncio.gather(*(client.infer(image) for image in SURE_AT * 20))
+            with pytest.raises(DeadlineExceeded):
+                await client.infer(UNSURE, deadline_s=1e-6)
+            with pytest.raises(InvalidInput):
+                await client.infer(UNSURE[:2])
+            gone = asyncio.create_task(client.infer(UNSURE))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.wait([gone])
+            del gone
+            part = shutil.copytree(scores, tmp_path / "part")
+            (part / "stage0.onnx").unlink()
+            cut_off = running(Tier.FOG, part, 1, "127.0.0.1:9", connected=False)
+            passing = await stack.enter_async_context(cut_off)
+            lost = await stack.enter_async_context(AsyncClient(passing.listen))
+            with pytest.raises(TierUnavailable):
+                await lost.infer(UNSURE)
+            await eventually(
+                lambda: not [one for one in gc.get_objects() if type(one) in per_sample]
+            )
+    finally:
+        gc.enable()

@@ -93,16 +93,20 @@ class Exchange:
 
     async def _write(self) -> None:
         while not self._said.is_full:
-            asked, forgotten = await self._pending.take()
-            if not (asked or forgotten):
-                await self._send(b"")  # an empty request: still here
-            for data, parts in in_messages(self._parts(asked), _request_of, self._message_bytes):
-                await self._send(data, [part.asked for part in parts])
-            cancels = (_cancel(id_to_proto(one, self._said)) for one in forgotten)
-            for data, _ in in_messages(cancels, bytes, self._message_bytes):
-                await self._send(data)
+            await self._say(
+                *await self._pending.take()
+            )  # and hold none of it while there is nothing
         await self._pending.all_answered()
         await self._call.done_writing()
+
+    async def _say(self, asked: Sequence[Asked], forgotten: Sequence[SampleId]) -> None:
+        if not (asked or forgotten):
+            await self._send(b"")  # an empty request: still here
+        for data, parts in in_messages(self._parts(asked), _request_of, self._message_bytes):
+            await self._send(data, [part.asked for part in parts])
+        cancels = (_cancel(id_to_proto(one, self._said)) for one in forgotten)
+        for data, _ in in_messages(cancels, bytes, self._message_bytes):
+            await self._send(data)
 
     def _parts(self, asked: Iterable[Asked]) -> Iterator[_Part]:
         """Their messages, each made when its turn has come, for a write may have to wait for the peer."""

@@ -41,6 +41,10 @@ Hear = Callable[[Reply | OfframpError], None]
 HearEarly = Callable[[Answer], None]
 
 
+def _nobody(_outcome: Reply | OfframpError) -> None:
+    """Who hears once the asker has heard or has gone."""
+
+
 @dataclass(slots=True, eq=False)
 class Asked:
     """One sample, the time until which its asker waits, and its share of the bytes that went up.
@@ -60,14 +64,16 @@ class Asked:
 
     def end(self, outcome: Reply | OfframpError, bytes_down: float = 0.0) -> None:
         """Let its asker hear how it ended, an error with the bytes that were moved."""
+        hear = self.hear
         self.forget()
         if isinstance(outcome, OfframpError):
             outcome.bytes_up, outcome.bytes_down = self.bytes_up, bytes_down
-        self.hear(outcome)
+        hear(outcome)
 
     def forget(self) -> None:
-        """Nobody hears any more."""
+        """Nobody hears any more; nor is the asker, who may hold what gives this up, held by it."""
         self.is_over = True
+        self.hear, self.early = _nobody, None
         if self.timer is not None:
             self.timer.cancel()
 

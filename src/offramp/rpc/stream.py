@@ -167,20 +167,12 @@ class TierStream:
     async def ask(self, sample: Sample, deadline: float, early: HearEarly | None = None) -> Reply:
         """The tier's answer, waited for until `deadline`, a time of time.monotonic(). Raises what begin() lets hear."""
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-        def hear(outcome: Reply | OfframpError) -> None:
-            if reply.done():
-                return  # cancelled just now
-            if isinstance(outcome, OfframpError):
-                reply.set_exception(outcome)
-            else:
-                reply.set_result(outcome)
-
-        give_up = self.begin(sample, deadline, hear, early)
+        give_up = self.begin(sample, deadline, partial(_set, reply), early)
         try:
             return await reply
         finally:
             give_up()
+            del reply  # with an error it would be a circle: that has this frame in its traceback
 
     def begin(
         self, sample: Sample, deadline: float, hear: Hear, early: HearEarly | None = None
@@ -297,6 +289,15 @@ class TierStream:
             count_bytes=self._count_bytes,
         )
         return await exchange.run(data)
+
+
+def _set(reply: asyncio.Future[Reply], outcome: Reply | OfframpError) -> None:
+    if reply.done():
+        return  # cancelled just now
+    if isinstance(outcome, OfframpError):
+        reply.set_exception(outcome)
+    else:
+        reply.set_result(outcome)
 
 
 def _too_much_for(error: OfframpError) -> DegradedReason | None:

@@ -169,13 +169,16 @@ class Conversation:
         )
         if sample.id in self._under_way:
             raise InvalidInput("id.sequence", f"{sample.id.sequence} is already under way")
+        origin = (
+            message.id.origin
+        )  # its number: the message itself would hold all that came with it
         tell = None
         if self._engine.wants_early(sample):
             if not self._is_stream:
                 text = "an early answer needs the stream; ask this tier there, or for `local`"
                 raise InvalidInput("early", text)
-            tell = partial(self._tell, message.id)
-        deliver = partial(self._deliver, message.id, sample.id)
+            tell = partial(self._tell, origin, sample.id)
+        deliver = partial(self._deliver, origin, sample.id)
         request = self._engine.begin(sample, deliver, tell, came_alone=came_alone)
         if not request.is_over:
             self._under_way[sample.id] = request
@@ -185,27 +188,25 @@ class Conversation:
             request.cancel()
         self._under_way.clear()
 
-    def _tell(self, wire_id: pb.SampleId, answer: Answer) -> None:
+    def _tell(self, origin: int, sample_id: SampleId, answer: Answer) -> None:
         response = pb.Response()
-        result = response.results.add(id=wire_id)
+        result = response.results.add()
+        result.id.origin, result.id.sequence = origin, sample_id.sequence
         write_answer(answer, result.answer, self._said)
         self._push(response)
 
-    def _deliver(
-        self, wire_id: pb.SampleId, sample_id: SampleId, outcome: Answer | Exception
-    ) -> None:
+    def _deliver(self, origin: int, sample_id: SampleId, outcome: Answer | Exception) -> None:
         self._under_way.pop(sample_id, None)
         response = pb.Response()
-        result = response.results.add(id=wire_id, final=True)
-        try:
-            if isinstance(outcome, Exception):
-                raise outcome
-            write_answer(outcome, result.answer, self._said)
-        except Exception as exc:
-            if not isinstance(exc, OfframpError):
-                origin = sample_id.origin.device
-                logger.exception("sample %s of %s failed", sample_id.sequence, origin)
-            result.status.CopyFrom(status_of(exc))  # in place of the answer: they are alternatives
+        result = response.results.add(final=True)
+        result.id.origin, result.id.sequence = origin, sample_id.sequence
+        if isinstance(outcome, Exception):
+            _write_error(outcome, result, sample_id)
+        else:
+            try:
+                write_answer(outcome, result.answer, self._said)
+            except Exception as exc:
+                _write_error(exc, result, sample_id)
         self._push(response)
 
     def _push(self, response: pb.Response) -> None:
@@ -231,3 +232,10 @@ class Conversation:
 
     def _count(self, direction: Direction, size: int) -> None:
         self._engine.metrics.count_bytes("downstream", direction, size + GRPC_PREFIX_BYTES)
+
+
+def _write_error(error: Exception, result: pb.Result, sample_id: SampleId) -> None:
+    """In place of the answer, for they are alternatives."""
+    if not isinstance(error, OfframpError):
+        logger.error("sample %s failed", sample_id, exc_info=error)
+    result.status.CopyFrom(status_of(error))

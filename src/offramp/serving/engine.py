@@ -192,9 +192,12 @@ class Engine:
             request.tell(self._answer(work, work.best, None, _NO_HOP))
         heard = partial(self._heard, request, work, time.monotonic())
         try:
-            request.give_up = self._uplink.ask(self._for_next_tier(work), heard)
+            give_up = self._uplink.ask(self._for_next_tier(work), heard)
         except OfframpError as exc:  # of what it would hand on
             heard(exc)
+            return
+        if not request.is_over:
+            request.give_up = give_up
 
     def _heard(
         self, request: Request, work: Work, began: float, outcome: Reply | OfframpError
@@ -239,12 +242,14 @@ class Engine:
         """The answer so far, degraded; computed now where this tier holds the stage but the plan gave it none."""
         if work.best is None and work.boundary in work.held.stages:
             await work.held.batcher.advance(work, work.boundary, math.inf)
-        if work.best is None and isinstance(cause, InvalidInput):
-            raise cause  # the caller's own input, seen only now
-        if reason == "mismatch":
+        is_callers = work.best is None and isinstance(cause, InvalidInput)  # and seen only now
+        if reason == "mismatch" and not is_callers:
             self._warn_of_mismatch(cause)
         if work.best is None and cause is not None:
-            raise cause
+            try:
+                raise cause
+            finally:
+                del cause  # else it would be a circle: it has this frame in its traceback
         return await self._keeper.kept(work.sample, self._own(work, reason, hop))
 
     def _warn_of_mismatch(self, cause: OfframpError | None) -> None:

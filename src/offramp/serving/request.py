@@ -77,7 +77,7 @@ class Request:
     def end(self, outcome: Answer | Exception) -> None:
         """Deliver it, unless the caller has gone."""
         if not self.is_over:
-            self.is_over = True
+            self._let_go()
             self._over(self, outcome_of(outcome))
             self._deliver(outcome)
 
@@ -85,14 +85,20 @@ class Request:
         """The caller has gone: nothing is delivered."""
         if self.is_over:
             return
-        self.is_over = True
-        if self.turn is not None:
-            self.turn.give_up()
-        if self.give_up is not None:
-            self.give_up()
-        if self._task is not None:
-            self._task.cancel()
+        turn, give_up, task = self.turn, self.give_up, self._task
+        self._let_go()
+        if turn is not None:
+            turn.give_up()
+        if give_up is not None:
+            give_up()
+        if task is not None:
+            task.cancel()
         self._over(self, "cancelled")
+
+    def _let_go(self) -> None:
+        """It is over. What it waited for would tell it so: as a circle the two would stay until the next collection."""
+        self.is_over = True
+        self.turn = self.give_up = self._task = None
 
 
 def outcome_of(outcome: Answer | Exception) -> Outcome:
