@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Boundary
 from offramp.errors import InvalidInput
-from offramp.wire import TensorSpec, check_media_type, decode_image, pack, unpack
+from offramp.wire import TensorSpec, check_media_type, decode_image, pack, unpack, unpack_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,32 @@ def payload_arrays(payload: Payload, boundary: Boundary) -> tuple[NDArray[np.gen
         [
             unpack(tensor.data, spec, f"payload.tensors[{k}].data", boundary.coding)
             for k, (tensor, spec) in enumerate(zip(payload, boundary.tensors, strict=True))
+        ]
+    )
+
+
+def batch_arrays(
+    payloads: Sequence[Payload], boundary: Boundary
+) -> tuple[NDArray[np.generic], ...]:
+    """The boundary's tensors of several samples, (N, ...) each, decoded and checked.
+
+    Raises InvalidInput naming the field, but not the sample.
+    """
+    travelling = [payload for payload in payloads if not isinstance(payload, EncodedImage)]
+    if len(travelling) < len(payloads):
+        columns = zip(*[payload_arrays(payload, boundary) for payload in payloads], strict=True)
+        return tuple([np.stack(column) for column in columns])
+    return tuple(
+        [
+            unpack_batch(
+                [tensor.data for tensor in column],
+                spec,
+                f"payload.tensors[{k}].data",
+                boundary.coding,
+            )
+            for k, (column, spec) in enumerate(
+                zip(zip(*travelling, strict=True), boundary.tensors, strict=True)
+            )
         ]
     )
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.bundle import Manifest
+from offramp.bundle import Boundary, Manifest
 from offramp.errors import InvalidInput
 from offramp.exits import Decision, ExitPolicy
 from offramp.exits.confidence import labels_of
 from offramp.rpc import Payload, Sample
-from offramp.rpc.payload import payload_arrays, tensors_payload
+from offramp.rpc.payload import batch_arrays, payload_arrays, tensors_payload
 from offramp.serving.pace import Stretch
 from offramp.serving.runner import StageOutputs, StageRunner
 from offramp.wire import is_finite
@@ -76,46 +76,68 @@ def run_stage(
 
     slowdown: how many times as long as it computes the batch is to take, decoding included.
     """
-    stretch = Stretch(slowdown)
-    errors: list[Exception | None] = [None] * len(batch)
-    for k, work in enumerate(batch):
-        try:
-            if work.arrays is None:
-                boundary = manifest.network.boundaries[stage]
-                work.arrays = payload_arrays(work.sample.payload, boundary)
-        except Exception as exc:  # InvalidInput; of any other its conversation logs the traceback
-            errors[k] = exc  # and the rest of the batch goes on
-    sound = [k for k, error in enumerate(errors) if error is None]
-    if sound:
-        try:
-            _compute(runner, stage, [batch[k] for k in sound], stretch)
-        except Exception:  # onnxruntime's have no common base; an integer out of range raises, say
-            for k in sound:
-                errors[k] = _computed_singly(runner, stage, batch[k], stretch)
+    stretch, boundary = Stretch(slowdown), manifest.network.boundaries[stage]
+    errors = _computed(runner, stage, boundary, batch, stretch)
     for k, work in enumerate(batch):
         if work.boundary == stage and errors[k] is None:
             errors[k] = InvalidInput("payload", f"what stage {stage} makes of it is not finite")
     return errors
 
 
-def _compute(runner: StageRunner, stage: int, works: Sequence[Work], stretch: Stretch) -> None:
-    columns = zip(*(work.arrays or () for work in works), strict=True)
-    outputs = runner.run(stage, [_stacked(column) for column in columns])
+def _computed(
+    runner: StageRunner, stage: int, boundary: Boundary, works: Sequence[Work], stretch: Stretch
+) -> list[Exception | None]:
+    """Moved on all together; where that fails, those whose payload is sound, and then each by itself."""
+    try:
+        _compute(runner, stage, boundary, works, stretch)
+        return [None] * len(works)
+    except (
+        Exception
+    ):  # InvalidInput, or onnxruntime's, which have no common base: whose it is nobody knows
+        errors = [_decoded(work, boundary) for work in works]
+    sound = [k for k, error in enumerate(errors) if error is None]
+    if len(sound) == len(works):
+        return [_computed_singly(runner, stage, boundary, work, stretch) for work in works]
+    if sound:
+        again = _computed(runner, stage, boundary, [works[k] for k in sound], stretch)
+        for k, error in zip(sound, again, strict=True):
+            errors[k] = error
+    return errors
+
+
+def _decoded(work: Work, boundary: Boundary) -> Exception | None:
+    """What is wrong with its payload: InvalidInput; of anything else its conversation logs the traceback."""
+    try:
+        if work.arrays is None:
+            work.arrays = payload_arrays(work.sample.payload, boundary)
+    except Exception as exc:
+        return exc
+    return None
+
+
+def _compute(
+    runner: StageRunner, stage: int, boundary: Boundary, works: Sequence[Work], stretch: Stretch
+) -> None:
+    outputs = runner.run(stage, _tensors(works, boundary))
     stretch.wait()
     _move_on(works, stage, outputs)
 
 
-def _stacked(column: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """(N, ...); one alone is not copied."""
-    return column[0][np.newaxis] if len(column) == 1 else np.stack(column)
+def _tensors(works: Sequence[Work], boundary: Boundary) -> Sequence[NDArray[Any]]:
+    """(N, ...) each. Raises InvalidInput."""
+    encoded = [work.sample.payload for work in works if work.arrays is None]
+    if len(encoded) == len(works):
+        return batch_arrays(encoded, boundary)
+    arrays = [work.arrays or payload_arrays(work.sample.payload, boundary) for work in works]
+    return [np.stack(column) for column in zip(*arrays, strict=True)]
 
 
 def _computed_singly(
-    runner: StageRunner, stage: int, work: Work, stretch: Stretch
+    runner: StageRunner, stage: int, boundary: Boundary, work: Work, stretch: Stretch
 ) -> Exception | None:
     """None where the work has been moved on, or the error of one that the stage cannot take."""
     try:
-        _compute(runner, stage, [work], stretch)
+        _compute(runner, stage, boundary, [work], stretch)
     except Exception as exc:
         error = InvalidInput("payload", f"stage {stage} cannot compute on it")
         error.__cause__ = exc

@@ -2,7 +2,7 @@
 
 from offramp.wire.entropy import Coding
 from offramp.wire.images import check_media_type, decode_image, encode_image, prepare_decoding
-from offramp.wire.tensors import TensorSpec, is_finite, pack, unpack
+from offramp.wire.tensors import TensorSpec, is_finite, pack, unpack, unpack_batch
 
 __all__ = [
     "Coding",
@@ -14,4 +14,5 @@ __all__ = [
     "pack",
     "prepare_decoding",
     "unpack",
+    "unpack_batch",
 ]

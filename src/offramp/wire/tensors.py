@@ -8,6 +8,7 @@ tables of a coding the same codes may take fewer; then they are not the packed f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -103,7 +104,26 @@ def unpack(data: bytes, spec: TensorSpec, field: str, coding: Coding | None = No
         codes = np.zeros((count, 8), np.uint8)
         codes[:, 8 - spec.bits :] = bits[: count * spec.bits].reshape(count, spec.bits)
         return np.packbits(codes, axis=1).reshape(spec.shape)
-    tensor = np.frombuffer(data, spec.travels_as).reshape(spec.shape)
+    return _as_they_travel(data, spec, spec.shape, field)
+
+
+def unpack_batch(
+    data: Sequence[bytes], spec: TensorSpec, field: str, coding: Coding | None = None
+) -> NDArray[Any]:
+    """The tensors of several samples, (N, ...): where nothing was packed, one view of their bytes joined.
+
+    Raises InvalidInput as `unpack` does, without saying of which sample.
+    """
+    is_packed = coding is not None or (spec.dtype == "uint8" and spec.bits < 8)
+    if is_packed or any(len(one) != spec.size_bytes for one in data):
+        return np.stack([unpack(one, spec, field, coding) for one in data])
+    return _as_they_travel(b"".join(data), spec, (len(data), *spec.shape), field)
+
+
+def _as_they_travel(
+    data: bytes, spec: TensorSpec, shape: tuple[int, ...], field: str
+) -> NDArray[Any]:
+    tensor = np.frombuffer(data, spec.travels_as).reshape(shape)
     if tensor.dtype.kind == "f" and not is_finite(tensor):
         raise InvalidInput(field, "holds NaN or infinite values")
     return tensor.astype(spec.dtype, copy=False)
