@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from offramp.errors import InvalidInput
 from offramp.rpc.v1 import tier_pb2 as pb
 
 Kind = Literal["origin", "network", "policy"]
-_KINDS = 3
 # What one caller can make a tier remember is these and the lengths below: some 3 MB a stream.
 MOST_NAMES = 4096  # of one kind on one stream; see NamesSaid.is_full
 MOST_DEVICE_BYTES = 256
@@ -92,7 +91,7 @@ class NamesTold:
 
     def learn(self, names: Sequence[pb.Name]) -> None:
         """Remember the names of a message. Raises InvalidInput for one of no kind, one too long or one too many."""
-        if len(names) > _KINDS * MOST_NAMES:
+        if len(names) > len(get_args(Kind)) * MOST_NAMES:
             raise InvalidInput("names", f"{len(names)} in one message")
         for name in names:
             kind = name.WhichOneof("kind")
