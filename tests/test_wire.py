@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from offramp.errors import InvalidInput
-from offramp.wire import TensorSpec, decode_image, encode_image, pack, unpack, unpack_batch
+from offramp.wire import TensorSpec, decode_image, encode_image, join, pack, unpack
 
 
 def naive_pack(codes: np.ndarray, bits: int) -> bytes:
@@ -68,19 +68,19 @@ def test_padding_that_is_not_zero_is_refused() -> None:
         unpack(b"\x01", spec, "payload")
 
 
-@pytest.mark.parametrize(("dtype", "bits"), [("float32", 32), ("int64", 64), ("uint8", 3)])
-def test_a_batch_is_what_its_samples_are_one_by_one(dtype: str, bits: int) -> None:
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", 32), ("int64", 64), ("uint8", 8)])
+def test_joined_tensors_are_what_they_are_one_by_one(dtype: str, bits: int) -> None:
     spec = TensorSpec(name="x", dtype=dtype, shape=(2, 3), bits=bits)
     data = [pack((np.arange(6).reshape(2, 3) + k).astype(dtype), spec) for k in range(3)]
-    batch = unpack_batch(data, spec, "payload")
+    batch = join(data, spec, "payload")
     assert batch.dtype == dtype
     np.testing.assert_array_equal(batch, np.stack([unpack(one, spec, "payload") for one in data]))
 
 
-def test_a_batch_of_the_right_bytes_in_all_is_refused_where_one_has_too_few() -> None:
+def test_the_right_bytes_in_all_are_refused_where_one_tensor_has_too_few() -> None:
     spec = TensorSpec(name="x", dtype="float32", shape=(2,))
     with pytest.raises(InvalidInput, match="4 bytes") as caught:
-        unpack_batch([bytes(4), bytes(12)], spec, "payload")
+        join([bytes(4), bytes(12)], spec, "payload")
     assert caught.value.field == "payload"
 
 
@@ -91,7 +91,7 @@ def test_values_that_are_no_numbers_are_refused(value: float) -> None:
     with pytest.raises(InvalidInput, match="NaN or infinite"):
         unpack(data, spec, "payload")
     with pytest.raises(InvalidInput, match="NaN or infinite"):
-        unpack_batch([bytes(8), data], spec, "payload")
+        join([bytes(8), data], spec, "payload")
 
 
 @pytest.mark.parametrize(

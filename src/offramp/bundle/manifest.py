@@ -69,6 +69,11 @@ class Boundary(BaseModel):
         return self
 
     @property
+    def is_packed(self) -> bool:
+        """Whether a tensor's bytes are not its values one after the other."""
+        return self.coding is not None or any(tensor.is_packed for tensor in self.tensors)
+
+    @property
     def size_bytes(self) -> int:
         """Payload bytes per sample; the most, where they are entropy-coded."""
         return sum(tensor.size_bytes for tensor in self.tensors)

@@ -93,9 +93,8 @@ class Exchange:
 
     async def _write(self) -> None:
         while not self._said.is_full:
-            await self._say(
-                *await self._pending.take()
-            )  # and hold none of it while there is nothing
+            # Of its own, so that nothing of it is held while there is nothing to say.
+            await self._say(*await self._pending.take())
         await self._pending.all_answered()
         await self._call.done_writing()
 

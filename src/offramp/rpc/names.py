@@ -16,6 +16,7 @@ from offramp.rpc.v1 import tier_pb2 as pb
 Kind = Literal["origin", "network", "policy"]
 # What one caller can make a tier remember is these and the lengths below: some 3 MB a stream.
 MOST_NAMES = 4096  # of one kind on one stream; see NamesSaid.is_full
+_MOST_AT_ONCE = len(get_args(Kind)) * MOST_NAMES
 MOST_DEVICE_BYTES = 256
 MOST_TEXT_BYTES = 128  # of a digest (64), or of a policy's id (64) or name
 
@@ -91,7 +92,7 @@ class NamesTold:
 
     def learn(self, names: Sequence[pb.Name]) -> None:
         """Remember the names of a message. Raises InvalidInput for one of no kind, one too long or one too many."""
-        if len(names) > len(get_args(Kind)) * MOST_NAMES:
+        if len(names) > _MOST_AT_ONCE:
             raise InvalidInput("names", f"{len(names)} in one message")
         for name in names:
             kind = name.WhichOneof("kind")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from offramp.bundle import Boundary
 from offramp.errors import InvalidInput
-from offramp.wire import TensorSpec, check_media_type, decode_image, pack, unpack, unpack_batch
+from offramp.wire import TensorSpec, check_media_type, decode_image, join, pack, unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,28 +87,21 @@ def payload_arrays(payload: Payload, boundary: Boundary) -> tuple[NDArray[np.gen
     )
 
 
-def batch_arrays(
+def joined_arrays(
     payloads: Sequence[Payload], boundary: Boundary
-) -> tuple[NDArray[np.generic], ...]:
-    """The boundary's tensors of several samples, (N, ...) each, decoded and checked.
+) -> tuple[NDArray[np.generic], ...] | None:
+    """The boundary's tensors of several samples, (N, ...) each, checked; None where any has to be decoded by itself.
 
     Raises InvalidInput naming the field, but not the sample.
     """
-    travelling = [payload for payload in payloads if not isinstance(payload, EncodedImage)]
-    if len(travelling) < len(payloads):
-        columns = zip(*[payload_arrays(payload, boundary) for payload in payloads], strict=True)
-        return tuple([np.stack(column) for column in columns])
+    as_they_are = [payload for payload in payloads if not isinstance(payload, EncodedImage)]
+    if len(as_they_are) < len(payloads) or boundary.is_packed:
+        return None
+    columns = zip(*as_they_are, strict=True)
     return tuple(
         [
-            unpack_batch(
-                [tensor.data for tensor in column],
-                spec,
-                f"payload.tensors[{k}].data",
-                boundary.coding,
-            )
-            for k, (column, spec) in enumerate(
-                zip(zip(*travelling, strict=True), boundary.tensors, strict=True)
-            )
+            join([tensor.data for tensor in column], spec, f"payload.tensors[{k}].data")
+            for k, (column, spec) in enumerate(zip(columns, boundary.tensors, strict=True))
         ]
     )
 

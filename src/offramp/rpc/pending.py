@@ -71,7 +71,7 @@ class Asked:
         hear(outcome)
 
     def forget(self) -> None:
-        """Nobody hears any more; nor is the asker, who may hold what gives this up, held by it."""
+        """Nobody hears any more. The asker is let go, for it may hold this one, as what to give up."""
         self.is_over = True
         self.hear, self.early = _nobody, None
         if self.timer is not None:

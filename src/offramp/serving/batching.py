@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from offramp.errors import DeadlineExceeded, TierUnavailable
 from offramp.rpc import Origin
@@ -134,20 +135,12 @@ class Batcher:
     async def advance(self, work: Work, stage: int, deadline: float) -> None:
         """Return once the work has passed the stage. Raises what `submit` would settle with."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def settle(error: Exception | None) -> None:
-            if done.done():
-                return  # cancelled just now
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-        turn = self.submit(work, stage, deadline, settle)
+        turn = self.submit(work, stage, deadline, partial(_set, done))
         try:
             await done
         finally:
             turn.give_up()
+            del done  # with an error it would be a circle: that has this frame in its traceback
 
     def _go_on(self) -> None:
         """Make up the next batch once everything that the loop has at hand has come in."""
@@ -260,3 +253,12 @@ class Batcher:
             work.computed_s += computed_s
             work.batch = max(work.batch, len(outcomes))
             turn.end(error)
+
+
+def _set(done: asyncio.Future[None], error: Exception | None) -> None:
+    if done.done():
+        return  # cancelled just now
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)

@@ -122,6 +122,7 @@ class Conversation:
             while isinstance(data := await read(), bytes):
                 self._count("up", len(data))
                 await self._take(message_from(pb.Request, data))
+                del data  # which may be long until the next comes
         finally:
             self.end_when_answered()
 
@@ -169,9 +170,7 @@ class Conversation:
         )
         if sample.id in self._under_way:
             raise InvalidInput("id.sequence", f"{sample.id.sequence} is already under way")
-        origin = (
-            message.id.origin
-        )  # its number: the message itself would hold all that came with it
+        origin = message.id.origin  # a number: the message would hold all that came with it
         tell = None
         if self._engine.wants_early(sample):
             if not self._is_stream:

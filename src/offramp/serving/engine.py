@@ -242,8 +242,10 @@ class Engine:
         """The answer so far, degraded; computed now where this tier holds the stage but the plan gave it none."""
         if work.best is None and work.boundary in work.held.stages:
             await work.held.batcher.advance(work, work.boundary, math.inf)
-        is_callers = work.best is None and isinstance(cause, InvalidInput)  # and seen only now
-        if reason == "mismatch" and not is_callers:
+        is_callers_fault = work.best is None and isinstance(
+            cause, InvalidInput
+        )  # and seen only now
+        if reason == "mismatch" and not is_callers_fault:
             self._warn_of_mismatch(cause)
         if work.best is None and cause is not None:
             try:

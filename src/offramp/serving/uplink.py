@@ -116,7 +116,7 @@ class _Hop:
         if isinstance(outcome, TierUnavailable) and self._replica is not None:
             other = self._other(self._replica)
             if other is not None and other.room >= 1:
-                self._lost = outcome
+                self._lost = outcome.with_traceback(None)  # which would hold what holds it
                 self.go(other)
                 return
         self._hear(outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from offramp.errors import InvalidInput
 from offramp.exits import Decision, ExitPolicy
 from offramp.exits.confidence import labels_of
 from offramp.rpc import Payload, Sample
-from offramp.rpc.payload import batch_arrays, payload_arrays, tensors_payload
+from offramp.rpc.payload import joined_arrays, payload_arrays, tensors_payload
 from offramp.serving.pace import Stretch
 from offramp.serving.runner import StageOutputs, StageRunner
 from offramp.wire import is_finite
@@ -88,13 +89,11 @@ def _computed(
     runner: StageRunner, stage: int, boundary: Boundary, works: Sequence[Work], stretch: Stretch
 ) -> list[Exception | None]:
     """Moved on all together; where that fails, those whose payload is sound, and then each by itself."""
-    try:
+    # InvalidInput, or onnxruntime's, which have no common base. Whose it is nobody knows.
+    with contextlib.suppress(Exception):
         _compute(runner, stage, boundary, works, stretch)
         return [None] * len(works)
-    except (
-        Exception
-    ):  # InvalidInput, or onnxruntime's, which have no common base: whose it is nobody knows
-        errors = [_decoded(work, boundary) for work in works]
+    errors = [_decoded(work, boundary) for work in works]
     sound = [k for k, error in enumerate(errors) if error is None]
     if len(sound) == len(works):
         return [_computed_singly(runner, stage, boundary, work, stretch) for work in works]
@@ -110,6 +109,8 @@ def _decoded(work: Work, boundary: Boundary) -> Exception | None:
     try:
         if work.arrays is None:
             work.arrays = payload_arrays(work.sample.payload, boundary)
+    except InvalidInput as exc:
+        return exc.with_traceback(None)  # which would hold all that holds the error: a circle
     except Exception as exc:
         return exc
     return None
@@ -125,11 +126,21 @@ def _compute(
 
 def _tensors(works: Sequence[Work], boundary: Boundary) -> Sequence[NDArray[Any]]:
     """(N, ...) each. Raises InvalidInput."""
-    encoded = [work.sample.payload for work in works if work.arrays is None]
-    if len(encoded) == len(works):
-        return batch_arrays(encoded, boundary)
-    arrays = [work.arrays or payload_arrays(work.sample.payload, boundary) for work in works]
-    return [np.stack(column) for column in zip(*arrays, strict=True)]
+    payloads = [work.sample.payload for work in works if work.arrays is None]
+    if len(payloads) == len(works):
+        joined = joined_arrays(payloads, boundary)
+        if joined is not None:
+            return joined
+    for work in works:
+        if work.arrays is None:
+            work.arrays = payload_arrays(work.sample.payload, boundary)
+    columns = zip(*(work.arrays or () for work in works), strict=True)
+    return [_stacked(column) for column in columns]
+
+
+def _stacked(column: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """(N, ...); one alone is not copied."""
+    return column[0][np.newaxis] if len(column) == 1 else np.stack(column)
 
 
 def _computed_singly(
@@ -139,10 +150,13 @@ def _computed_singly(
     try:
         _compute(runner, stage, boundary, [work], stretch)
     except Exception as exc:
-        error = InvalidInput("payload", f"stage {stage} cannot compute on it")
-        error.__cause__ = exc
-        return error
+        return _because(InvalidInput("payload", f"stage {stage} cannot compute on it"), exc)
     return None
+
+
+def _because(error: InvalidInput, cause: Exception) -> InvalidInput:
+    error.__cause__ = cause.with_traceback(None)  # for the reason above
+    return error
 
 
 def _move_on(sound: Sequence[Work], stage: int, outputs: StageOutputs) -> None:

@@ -2,7 +2,7 @@
 
 from offramp.wire.entropy import Coding
 from offramp.wire.images import check_media_type, decode_image, encode_image, prepare_decoding
-from offramp.wire.tensors import TensorSpec, is_finite, pack, unpack, unpack_batch
+from offramp.wire.tensors import TensorSpec, is_finite, join, pack, unpack
 
 __all__ = [
     "Coding",
@@ -11,8 +11,8 @@ __all__ = [
     "decode_image",
     "encode_image",
     "is_finite",
+    "join",
     "pack",
     "prepare_decoding",
     "unpack",
-    "unpack_batch",
 ]

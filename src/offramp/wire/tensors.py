@@ -57,6 +57,11 @@ class TensorSpec:
         return -(-self.count * self.bits // 8)
 
     @cached_property
+    def is_packed(self) -> bool:
+        """Whether several values share a byte."""
+        return self.dtype == "uint8" and self.bits < 8
+
+    @cached_property
     def travels_as(self) -> np.dtype[Any]:
         """Its dtype in little-endian order."""
         return np.dtype(self.dtype).newbyteorder("<")
@@ -71,12 +76,11 @@ def pack(tensor: NDArray[Any], spec: TensorSpec, coding: Coding | None = None) -
         raise InvalidInput(
             spec.name, f"{tensor.dtype} {list(tensor.shape)}, not {spec.dtype} {list(spec.shape)}"
         )
-    is_narrow = spec.dtype == "uint8" and spec.bits < 8
-    if is_narrow and tensor.size and int(tensor.max()) >> spec.bits:
+    if spec.is_packed and tensor.size and int(tensor.max()) >> spec.bits:
         raise InvalidInput(spec.name, f"a code of {tensor.max()} does not fit {spec.bits} bits")
     if coding is not None and len(coded := coding.encode(tensor)) < spec.size_bytes:
         return coded
-    if is_narrow:
+    if spec.is_packed:
         bits = np.unpackbits(tensor.reshape(-1, 1), axis=1)[:, 8 - spec.bits :]
         return np.packbits(bits).tobytes()
     return tensor.astype(spec.travels_as, copy=False).tobytes()
@@ -90,14 +94,9 @@ def unpack(data: bytes, spec: TensorSpec, field: str, coding: Coding | None = No
     """
     if coding is not None and len(data) < spec.size_bytes:
         return coding.decode(data, spec.shape, field)
-    if len(data) != spec.size_bytes:
-        raise InvalidInput(
-            field,
-            f"{len(data)} bytes, but {spec.dtype} {list(spec.shape)} of {spec.bits} bits is "
-            f"{spec.size_bytes}",
-        )
+    _check_size(data, spec, field)
     count = spec.count
-    if spec.dtype == "uint8" and spec.bits < 8:
+    if spec.is_packed:
         bits = np.unpackbits(np.frombuffer(data, np.uint8))
         if bits[count * spec.bits :].any():
             raise InvalidInput(field, "its padding bits are not zero")
@@ -107,17 +106,23 @@ def unpack(data: bytes, spec: TensorSpec, field: str, coding: Coding | None = No
     return _as_they_travel(data, spec, spec.shape, field)
 
 
-def unpack_batch(
-    data: Sequence[bytes], spec: TensorSpec, field: str, coding: Coding | None = None
-) -> NDArray[Any]:
-    """The tensors of several samples, (N, ...): where nothing was packed, one view of their bytes joined.
+def join(data: Sequence[bytes], spec: TensorSpec, field: str) -> NDArray[Any]:
+    """The tensors of several samples, (N, ...), of a spec that is not packed: a read-only view of their bytes joined.
 
     Raises InvalidInput as `unpack` does, without saying of which sample.
     """
-    is_packed = coding is not None or (spec.dtype == "uint8" and spec.bits < 8)
-    if is_packed or any(len(one) != spec.size_bytes for one in data):
-        return np.stack([unpack(one, spec, field, coding) for one in data])
+    for one in data:
+        _check_size(one, spec, field)
     return _as_they_travel(b"".join(data), spec, (len(data), *spec.shape), field)
+
+
+def _check_size(data: bytes, spec: TensorSpec, field: str) -> None:
+    if len(data) != spec.size_bytes:
+        raise InvalidInput(
+            field,
+            f"{len(data)} bytes, but {spec.dtype} {list(spec.shape)} of {spec.bits} bits is "
+            f"{spec.size_bytes}",
+        )
 
 
 def _as_they_travel(
