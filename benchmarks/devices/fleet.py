@@ -89,7 +89,7 @@ class _Running:
         self._codes: list[int] = []
         self._late: list[float] = []
         self._results = 0
-        self._refills = isinstance(load, Closed)
+        self._refills = isinstance(load, Closed) and load.seconds > 0
         self._all_heard = asyncio.Event()
 
     def _ask(self, device: int, due: float, now: float) -> None:

@@ -24,7 +24,7 @@ _DEGRADED = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closed:
-    """`in_flight` on each device, `deadline_s` each; the window begins after `warm_s`."""
+    """`in_flight` on each device, `deadline_s` each; the window begins after `warm_s`. In 0 seconds each asks once."""
 
     in_flight: int
     seconds: float
