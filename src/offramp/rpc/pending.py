@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from offramp.errors import (
     DeadlineExceeded,
@@ -39,6 +39,19 @@ class CallbackFailed(OfframpError):
 
 Hear = Callable[[Reply | OfframpError], None]
 HearEarly = Callable[[Answer], None]
+
+
+T = TypeVar("T")
+
+
+def set_outcome(future: asyncio.Future[T], outcome: T | Exception) -> None:
+    """Let whoever awaits it have the result or the error, unless it was cancelled just now."""
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _nobody(_outcome: Reply | OfframpError) -> None:

@@ -34,7 +34,7 @@ from offramp.rpc.messages import ENVELOPE_BYTES, GRPC_PREFIX_BYTES, Sample
 from offramp.rpc.names import check_lengths
 from offramp.rpc.options import StreamOptions
 from offramp.rpc.payload import payload_bytes
-from offramp.rpc.pending import Hear, HearEarly, Pending, Reply
+from offramp.rpc.pending import Hear, HearEarly, Pending, Reply, set_outcome
 from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.rpc.window import Window
 
@@ -167,7 +167,7 @@ class TierStream:
     async def ask(self, sample: Sample, deadline: float, early: HearEarly | None = None) -> Reply:
         """The tier's answer, waited for until `deadline`, a time of time.monotonic(). Raises what begin() lets hear."""
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        give_up = self.begin(sample, deadline, partial(_set, reply), early)
+        give_up = self.begin(sample, deadline, partial(set_outcome, reply), early)
         try:
             return await reply
         finally:
@@ -289,15 +289,6 @@ class TierStream:
             count_bytes=self._count_bytes,
         )
         return await exchange.run(data)
-
-
-def _set(reply: asyncio.Future[Reply], outcome: Reply | OfframpError) -> None:
-    if reply.done():
-        return  # cancelled just now
-    if isinstance(outcome, OfframpError):
-        reply.set_exception(outcome)
-    else:
-        reply.set_result(outcome)
 
 
 def _too_much_for(error: OfframpError) -> DegradedReason | None:

@@ -20,6 +20,7 @@ from functools import partial
 
 from offramp.errors import DeadlineExceeded, TierUnavailable
 from offramp.rpc import Origin
+from offramp.rpc.pending import set_outcome
 from offramp.serving.foresight import StageTime
 from offramp.serving.turns import FairQueue, Settle, Turn
 from offramp.serving.work import Work
@@ -135,7 +136,7 @@ class Batcher:
     async def advance(self, work: Work, stage: int, deadline: float) -> None:
         """Return once the work has passed the stage. Raises what `submit` would settle with."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        turn = self.submit(work, stage, deadline, partial(_set, done))
+        turn = self.submit(work, stage, deadline, partial(set_outcome, done))
         try:
             await done
         finally:
@@ -253,12 +254,3 @@ class Batcher:
             work.computed_s += computed_s
             work.batch = max(work.batch, len(outcomes))
             turn.end(error)
-
-
-def _set(done: asyncio.Future[None], error: Exception | None) -> None:
-    if done.done():
-        return  # cancelled just now
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)

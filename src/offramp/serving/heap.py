@@ -1,6 +1,6 @@
 """The C library's heap, told to give back what a tier no longer needs. Elsewhere than with glibc nothing happens.
 
-| after calls of 32 images of 12 kB | PSS | page faults an image |
+| after calls of 32 images of 12 kB (trials) | PSS | page faults an image |
 |---|---|---|
 | as glibc does by itself: a heap for every thread | 87 MB | 0.6 |
 | **one heap** | 81 MB | 0.5 |
