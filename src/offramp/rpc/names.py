@@ -1,11 +1,12 @@
 """Long identifiers, said once on a stream and afterwards named by a small number.
 
 sender   NamesSaid.number("policy", id) -> 0, and the name goes into the next message
-receiver NamesTold.learn(message.names); NamesTold.value("policy", 0) -> id
+receiver NamesTold.learn(message.names); NamesTold.text("policy", 0) -> id
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -14,9 +15,10 @@ from offramp.errors import InvalidInput
 from offramp.rpc.v1 import tier_pb2 as pb
 
 Kind = Literal["origin", "network", "policy"]
+_KINDS: tuple[Kind, ...] = get_args(Kind)
 # What one caller can make a tier remember is these and the lengths below: some 3 MB a stream.
 MOST_NAMES = 4096  # of one kind on one stream; see NamesSaid.is_full
-_MOST_AT_ONCE = len(get_args(Kind)) * MOST_NAMES
+_MOST_AT_ONCE = len(_KINDS) * MOST_NAMES
 MOST_DEVICE_BYTES = 256
 MOST_TEXT_BYTES = 128  # of a digest (64), or of a policy's id (64) or name
 
@@ -44,9 +46,11 @@ def _check_length(field: str, text: str, most: int) -> None:
 class NamesSaid:
     """The sender's side: numbers for values, and the names that were not yet said."""
 
+    __slots__ = ("_counts", "_numbers", "_origins", "_unsaid")
+
     def __init__(self) -> None:
         self._numbers: dict[tuple[Kind, str | Origin], int] = {}
-        self._counts: dict[Kind, int] = {"origin": 0, "network": 0, "policy": 0}
+        self._counts = [0] * len(_KINDS)  # each kind from 0 on, which takes no bytes in a message
         self._unsaid: list[pb.Name] = []
         self._origins: list[Origin] = []
 
@@ -54,8 +58,9 @@ class NamesSaid:
         """The number of a value on this stream; a new one is among `unsaid` until that is taken."""
         number = self._numbers.get((kind, value))
         if number is None:
-            number = self._numbers[kind, value] = self._counts[kind]
-            self._counts[kind] += 1
+            place = _KINDS.index(kind)
+            number = self._numbers[kind, value] = self._counts[place]
+            self._counts[place] += 1
             if isinstance(value, Origin):
                 self._origins.append(value)
                 origin = pb.Origin(device=value.device, run=value.run)
@@ -69,7 +74,7 @@ class NamesSaid:
     @property
     def is_full(self) -> bool:
         """Whether the peer may refuse one more name; then this stream is to be ended and another one opened."""
-        return max(self._counts.values()) >= MOST_NAMES
+        return max(self._counts) >= MOST_NAMES
 
     def origin(self, number: int) -> Origin:
         """The origin that was given this number. Raises InvalidInput where none was."""
@@ -86,9 +91,12 @@ class NamesSaid:
 class NamesTold:
     """The receiver's side: values for numbers."""
 
+    __slots__ = ("_networks", "_origins", "_policies")
+
     def __init__(self) -> None:
         self._origins: dict[int, Origin] = {}
-        self._texts: dict[Kind, dict[int, str]] = {"network": {}, "policy": {}}
+        self._networks: dict[int, str] = {}
+        self._policies: dict[int, str] = {}
 
     def learn(self, names: Sequence[pb.Name]) -> None:
         """Remember the names of a message. Raises InvalidInput for one of no kind, one too long or one too many."""
@@ -98,7 +106,7 @@ class NamesTold:
             kind = name.WhichOneof("kind")
             if kind is None:
                 raise InvalidInput("names.kind", "a name of no known kind")
-            known = self._origins if kind == "origin" else self._texts[kind]
+            known = self._origins if kind == "origin" else self._texts(kind)
             if len(known) >= MOST_NAMES and name.number not in known:
                 raise InvalidInput(f"names.{kind}", f"more than {MOST_NAMES} on one stream")
             if kind == "origin":
@@ -107,14 +115,17 @@ class NamesTold:
             else:
                 text: str = getattr(name, kind)
                 _check_length(f"names.{kind}", text, MOST_TEXT_BYTES)
-                self._texts[kind][name.number] = text
+                self._texts(kind)[name.number] = sys.intern(text)  # many devices say the same
 
     def text(self, kind: Literal["network", "policy"], number: int) -> str:
         """The digest, or the policy's id or name. Raises InvalidInput where the number was not named."""
-        text = self._texts[kind].get(number)
+        text = self._texts(kind).get(number)
         if text is None:
             raise InvalidInput(kind, f"number {number} has not been named on this stream")
         return text
+
+    def _texts(self, kind: Literal["network", "policy"]) -> dict[int, str]:
+        return self._networks if kind == "network" else self._policies
 
     def origin(self, number: int) -> Origin:
         """The origin. Raises InvalidInput where the number was not named."""

@@ -32,6 +32,7 @@ from offramp.serving.engine import Engine
 from offramp.serving.parsing import message_from
 from offramp.serving.request import Request, outcome_of
 from offramp.serving.settings import Limits
+from offramp.serving.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +44,33 @@ Read = Callable[
 
 
 class Conversation:
-    """What one stream, or one unary call, needs to remember: names on both sides and the samples under way."""
+    """What one stream, or one unary call, needs to remember: names on both sides and the samples under way.
+
+    Callers that say nothing for long are many: what one takes is small.
+    """
+
+    __slots__ = (
+        "_ending",
+        "_engine",
+        "_heard",
+        "_is_stream",
+        "_limits",
+        "_ready",
+        "_results",
+        "_room",
+        "_said",
+        "_told",
+        "_under_way",
+        "_writing_since",
+    )
 
     def __init__(self, engine: Engine, limits: Limits, *, is_stream: bool = True) -> None:
         self._engine, self._limits, self._is_stream = engine, limits, is_stream
         self._told, self._said = NamesTold(), NamesSaid()
         self._under_way: dict[SampleId, Request] = {}
         self._results: list[bytes] = []  # a pb.Response of each alone, with the names it brings
-        self._ready = asyncio.Event()  # a result, or the end
-        self._room = asyncio.Event()  # results were sent, so that more samples may be read
+        self._ready = Wakeup()  # a result, or the end
+        self._room = Wakeup()  # results were sent, so that more samples may be read
         self._ending = False
         self._heard = time.monotonic()  # when its caller last said something
         self._writing_since: float | None = None
@@ -85,7 +104,6 @@ class Conversation:
             await self._write(write, first.SerializeToString())
             while self._under_way or not self._ending:
                 await self._ready.wait()
-                self._ready.clear()
                 await self._send(write)
             await self._send(write)
         finally:
@@ -107,7 +125,6 @@ class Conversation:
         try:
             await self._take(request)
             while self._under_way:
-                self._ready.clear()
                 await self._ready.wait()
         finally:
             self._cancel_all()
@@ -145,7 +162,6 @@ class Conversation:
     async def _has_room(self) -> None:
         """Return at once, unless the caller does not read its results."""
         while self._is_stream and len(self._results) > self._engine.most_in_flight:
-            self._room.clear()
             await self._room.wait()
 
     def _accept_or_refuse(self, message: pb.Sample, now: float, came_alone: bool) -> None:
