@@ -23,7 +23,7 @@ from offramp.rpc.v1 import tier_pb2 as pb
 from offramp.serving.batching import Batcher
 from offramp.serving.foresight import StageTime
 from offramp.serving.runner import StageRunner
-from offramp.serving.turns import FairQueue, Turn
+from offramp.serving.turns import Turn
 from offramp.serving.work import Work, run_stage
 from offramp.telemetry import TierMetrics
 
@@ -187,34 +187,6 @@ async def test_closing_leaves_nobody_waiting(works: list[Work]) -> None:
     assert [str(end) for end in ends] == ["this tier has shut down"] * 3
 
 
-def turn(work: Work, device: str, sequence: int) -> Turn:
-    sample_id = SampleId(Origin(device, 1), sequence)
-    return Turn(replace(work, sample=work.sample._replace(id=sample_id)), LATER, lambda _: None)
-
-
-def test_origins_have_their_turn_one_after_the_other(works: list[Work]) -> None:
-    queue = FairQueue()
-    for k in range(4):
-        queue.put(turn(works[0], "flood", k))
-    queue.put(turn(works[0], "quiet", 10))
-    queue.put(turn(works[0], "other", 20))
-    queue.put(turn(works[0], "quiet", 11))
-    order = []
-    while (taken := queue.take()) is not None:
-        order.append(taken.work.sample.id.sequence)
-    assert order == [0, 10, 20, 1, 11, 2, 3]
-
-
-def test_who_waits_long_is_who_has_much_in_the_queue(works: list[Work]) -> None:
-    queue = FairQueue()
-    for k in range(10):
-        queue.put(turn(works[0], "flood", k))
-    queue.put(turn(works[0], "quiet", 10))
-    assert queue.ahead_of(Origin("flood", 1)) == 11
-    assert queue.ahead_of(Origin("quiet", 1)) == 4
-    assert queue.ahead_of(Origin("new", 1)) == 2
-
-
 async def test_the_wait_is_foreseen_from_the_batches_before(works: list[Work]) -> None:
     stages = GatedStages()
     async with batching(stages, most=1) as batcher:
@@ -243,14 +215,23 @@ def turns_of(batcher: Batcher, works: list[Work], devices: Sequence[str], deadli
         batcher.submit(work, 0, deadline, lambda _: None)
 
 
-@pytest.mark.parametrize(("other", "most"), [("one", 8), ("another", 4)])
-async def test_batches_are_short_while_several_origins_are_there(
-    works: list[Work], other: str, most: int
+@pytest.mark.parametrize(
+    ("devices", "most"),
+    [
+        (["one"] * 10, 8),
+        (["another", *["one"] * 9], 4),
+        (["another", "one"] * 5, 8),
+        ([f"device {k}" for k in range(10)], 8),
+    ],
+    ids=["one", "a flood beside another", "two alike", "ten alike"],
+)
+async def test_batches_are_short_of_who_floods_while_others_are_there(
+    works: list[Work], devices: list[str], most: int
 ) -> None:
     stages = GatedStages()
     async with batching(stages, most=8) as batcher:
         batcher._times[0] = StageTime(0.0005)  # a sample, so that a quantum holds four
-        turns_of(batcher, works, [other, *["one"] * 9], LATER)
+        turns_of(batcher, works, devices, LATER)
         await eventually(lambda: stages.batches)
         assert len(stages.batches[0][1]) == most
 

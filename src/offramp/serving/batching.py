@@ -3,8 +3,8 @@
     submit() -> queue of a stage, the origins in turn -> [ inference thread ] -> settle()
 
 One batch computes at a time, in the one inference thread; the deepest stage goes first, so that what is nearly
-done leaves before what is new begins. Within a queue each origin has its turn: one that floods waits for itself, and
-while others are there its batches are short ones. No batch is made so large that it would end after a deadline in it.
+done leaves before what is new begins. Within a queue each origin has its turn, one that floods when the others had
+theirs, and then for a short time. No batch is made so large that it would end after a deadline in it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -22,14 +22,13 @@ from offramp.errors import DeadlineExceeded, TierUnavailable
 from offramp.rpc import Origin
 from offramp.rpc.pending import set_outcome
 from offramp.serving.foresight import StageTime
-from offramp.serving.turns import FairQueue, Settle, Turn
+from offramp.serving.turns import FairQueue, Settle, Shares, Turn
 from offramp.serving.work import Work
 from offramp.telemetry import TierMetrics
 
 RunStage = Callable[[int, Sequence[Work]], list[Exception | None]]
-# How long a batch may take while several origins share the tier, so that none waits long behind another's; and for how
-# long after a sample its origin counts as there.
-_QUANTUM_S, _THERE_S = 0.002, 0.25
+# How long a batch may be made by samples of an origin that sends far more than its share: the others wait for it.
+_QUANTUM_S = 0.002
 # The only sample of a tier is computed on the event loop where its stage is this short: the way to the thread and back
 # costs more than what the loop could do meanwhile, for who comes in meanwhile waits for the stage all the same. With
 # others under way it is the thread's, for while that computes the others come in, and are the next batch.
@@ -60,7 +59,7 @@ class Batcher:
         self._gathering: asyncio.TimerHandle | None = None  # until a stage waits for no more
         self._queues: dict[int, FairQueue] = {}
         self._times = defaultdict(StageTime, {k: StageTime(s) for k, s in (took or {}).items()})
-        self._origins: OrderedDict[Origin, float] = OrderedDict()  # by when each last had a sample
+        self._shares = Shares()
         self._running: list[Turn] = []
         self._free_at = 0.0  # when the batch that computes will be done
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
@@ -78,8 +77,8 @@ class Batcher:
         self._gather(math.inf)
         waiting, self._running = self._running, []
         for queue in self._queues.values():
-            while (turn := queue.take()) is not None:
-                waiting.append(turn)
+            while queue:
+                waiting.append(queue.take())
         for turn in waiting:
             turn.end(TierUnavailable("unreachable", "this tier has shut down"))
         self._executor.shutdown()
@@ -94,14 +93,13 @@ class Batcher:
         """
         turn = Turn(work, deadline, settle)
         origin = work.sample.id.origin
-        self._origins[origin] = turn.since
-        self._origins.move_to_end(origin)
+        self._shares.add(origin, turn.since)
         if is_alone and turn.since < deadline and self._computes_now(stage):
             self._compute_now(stage, turn)
             return turn
         queue = self._queues.get(stage)
         if queue is None:
-            queue = self._queues[stage] = FairQueue()
+            queue = self._queues[stage] = FairQueue(self._shares)
         queue.put(turn)
         self._go_on()
         return turn
@@ -215,12 +213,13 @@ class Batcher:
         """Those whose turn it is, as many as can be done before the first deadline among them."""
         queue, stage_time = self._queues[stage], self._times[stage]
         sample_s, margin_s = stage_time.sample_s, stage_time.margin_s
-        until = now + _QUANTUM_S if self._is_shared(now) else math.inf
+        until = math.inf
         batch: list[Turn] = []
-        while len(batch) < self._most:
+        while queue and len(batch) < self._most:
             ends = now + (len(batch) + 1) * sample_s
-            if (batch and ends > until) or (turn := queue.take()) is None:
+            if batch and ends > min(until, now + _QUANTUM_S if queue.is_excess else math.inf):
                 break
+            turn = queue.take()
             if turn.given_up:
                 continue
             is_last = not (batch or queue)  # and tried whatever is foreseen
@@ -230,12 +229,6 @@ class Batcher:
             until = min(until, turn.deadline - margin_s)
             batch.append(turn)
         return batch
-
-    def _is_shared(self, now: float) -> bool:
-        """Whether samples of several origins have been here of late."""
-        while self._origins and next(iter(self._origins.values())) + _THERE_S < now:
-            self._origins.popitem(last=False)
-        return len(self._origins) > 1
 
     def _settle(
         self,

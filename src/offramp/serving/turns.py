@@ -1,10 +1,10 @@
-"""Works that wait for a stage, and whose turn it is: first come, first served within an origin, the origins in turn."""
+"""Works that wait for a stage, and whose turn it is: the origins one after the other, who floods after those."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +12,8 @@ from offramp.rpc import Origin
 from offramp.serving.work import Work
 
 Settle = Callable[[Exception | None], None]
+_PERIOD_S = 0.5  # what came in this one and in the one before is what came of late
+_FAR_MORE = 1.5  # times an equal share of it
 
 
 @dataclass(slots=True, eq=False)
@@ -36,43 +38,116 @@ class Turn:
         self.given_up = True
 
 
-class FairQueue:
-    """Turns by origin: first come, first served within one, and one of each origin after the other."""
+class Shares:
+    """How many samples each origin sent of late, and which of them sent far more than an equal share."""
 
     def __init__(self) -> None:
-        self._circle: dict[Origin, deque[Turn]] = {}  # in the order of their next turn
-        self._count = 0
+        self._now: Counter[Origin] = Counter()
+        self._before: Counter[Origin] = Counter()
+        self._until = 0.0  # when what is counted now becomes what was before
+        self._total = 0  # of both
+
+    def add(self, origin: Origin, now: float) -> None:
+        """One more sample of that origin."""
+        if now >= self._until:
+            self._before = self._now if now < self._until + _PERIOD_S else Counter()
+            self._now = Counter()
+            self._total, self._until = self._before.total(), now + _PERIOD_S
+        self._now[origin] += 1
+        self._total += 1
+
+    @property
+    def origins(self) -> int:
+        """How many there were, about."""
+        return max(len(self._now), len(self._before))
+
+    def is_over(self, origin: Origin) -> bool:
+        """Whether it sent far more than its share; of a single one, or of two alike, never."""
+        sent = self._now[origin] + self._before[origin]
+        return sent * self.origins > _FAR_MORE * self._total
+
+
+class _Circle:
+    """Turns of several origins, one of each after the other."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Origin, deque[Turn]] = OrderedDict()  # by their next turn
+        self.count = 0
+
+    def ahead_of(self, origin: Origin) -> int:
+        """How many have their turn before one more of this origin, at most."""
+        own = len(self._waiting.get(origin, ()))
+        return min(self.count, len(self._waiting) * (own + 1))
+
+    def put(self, origin: Origin, turns: deque[Turn]) -> None:
+        """Queue them behind those of their origin."""
+        self.count += len(turns)
+        own = self._waiting.setdefault(origin, turns)
+        if own is not turns:
+            own.extend(turns)
+
+    def take(self) -> Turn:
+        """The next one. Raises KeyError where nobody waits."""
+        origin, waiting = self._waiting.popitem(last=False)
+        turn = waiting.popleft()
+        self.count -= 1
+        if waiting:
+            self._waiting[origin] = waiting  # behind the other origins
+        return turn
+
+    def remove(self, origin: Origin) -> deque[Turn]:
+        """All of this origin."""
+        turns: deque[Turn] = self._waiting.pop(origin, deque())
+        self.count -= len(turns)
+        return turns
+
+
+class FairQueue:
+    """Turns by origin: first come, first served within one, and one of each origin after the other.
+
+    Origins that send far more than their share have turns when nothing else waits, and where others always do, one
+    after as many of theirs as there are origins: who keeps to its share waits for who does not no longer than that.
+    """
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares, self._within, self._over = shares, _Circle(), _Circle()
+        self._passed = 0  # turns of the others while some were over
         self.since = 0.0  # when somebody came and nobody waited
         self.first_deadline = math.inf  # of all that came since
 
     def __len__(self) -> int:
-        return self._count
+        return self._within.count + self._over.count
+
+    @property
+    def is_excess(self) -> bool:
+        """Whether the next one is of an origin that sends far more than its share."""
+        return self._next() is self._over
 
     def ahead_of(self, origin: Origin) -> int:
-        """How many have their turn before one more of this origin, at most."""
-        of_its_own = len(self._circle.get(origin, ()))
-        return min(self._count, len(self._circle) * (of_its_own + 1))
+        """How many of those that wait have their turn before one more of this origin, at most."""
+        if self._shares.is_over(origin):
+            return self._within.count + self._over.ahead_of(origin)
+        return self._within.ahead_of(origin)
 
     def put(self, turn: Turn) -> None:
-        """Queue it behind those of its origin."""
-        if not self._count:
+        """Queue it behind those of its origin; what it sends now decides when all of them have their turns."""
+        if not len(self):
             self.since, self.first_deadline = turn.since, math.inf
-        self._count += 1
         self.first_deadline = min(self.first_deadline, turn.deadline)
         origin = turn.work.sample.id.origin
-        waiting = self._circle.get(origin)
-        if waiting is None:
-            self._circle[origin] = deque((turn,))
-        else:
-            waiting.append(turn)
+        circle, other = self._within, self._over
+        if self._shares.is_over(origin):
+            circle, other = other, circle
+        turns = other.remove(origin)
+        turns.append(turn)
+        circle.put(origin, turns)
 
-    def take(self) -> Turn | None:
-        """The next one; None: nobody waits."""
-        for origin in self._circle:
-            waiting = self._circle.pop(origin)
-            turn = waiting.popleft()
-            self._count -= 1
-            if waiting:
-                self._circle[origin] = waiting  # behind the other origins
-            return turn
-        return None
+    def take(self) -> Turn:
+        """The next one. Raises KeyError where nobody waits."""
+        circle = self._next()
+        self._passed = self._passed + 1 if circle is self._within and self._over.count else 0
+        return circle.take()
+
+    def _next(self) -> _Circle:
+        is_due = not self._within.count or self._passed >= self._shares.origins
+        return self._over if self._over.count and is_due else self._within
