@@ -33,6 +33,12 @@ from offramp.wire import TensorSpec
 MOST_S = 60.0  # of one test, before it counts as hung
 
 
+def pytest_collection_finish() -> None:
+    """Keep what was imported so far out of the collections below, each of which would take half a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a coroutine test on a loop of its own, and fail it for what the loop had to complain of."""
