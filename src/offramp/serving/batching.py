@@ -213,11 +213,11 @@ class Batcher:
         """Those whose turn it is, as many as can be done before the first deadline among them."""
         queue, stage_time = self._queues[stage], self._times[stage]
         sample_s, margin_s = stage_time.sample_s, stage_time.margin_s
-        until = math.inf
+        until, quantum_ends = math.inf, now + _QUANTUM_S
         batch: list[Turn] = []
         while queue and len(batch) < self._most:
             ends = now + (len(batch) + 1) * sample_s
-            if batch and ends > min(until, now + _QUANTUM_S if queue.is_excess else math.inf):
+            if batch and (ends > until or (ends > quantum_ends and queue.is_excess)):
                 break
             turn = queue.take()
             if turn.given_up:

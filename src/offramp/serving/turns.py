@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from offramp.rpc import Origin
@@ -42,18 +42,18 @@ class Shares:
     """How many samples each origin sent of late, and which of them sent far more than an equal share."""
 
     def __init__(self) -> None:
-        self._now: Counter[Origin] = Counter()
-        self._before: Counter[Origin] = Counter()
+        self._now: dict[Origin, int] = {}
+        self._before: dict[Origin, int] = {}
         self._until = 0.0  # when what is counted now becomes what was before
         self._total = 0  # of both
 
     def add(self, origin: Origin, now: float) -> None:
         """One more sample of that origin."""
         if now >= self._until:
-            self._before = self._now if now < self._until + _PERIOD_S else Counter()
-            self._now = Counter()
-            self._total, self._until = self._before.total(), now + _PERIOD_S
-        self._now[origin] += 1
+            self._before = self._now if now < self._until + _PERIOD_S else {}
+            self._now = {}
+            self._total, self._until = sum(self._before.values()), now + _PERIOD_S
+        self._now[origin] = self._now.get(origin, 0) + 1
         self._total += 1
 
     @property
@@ -63,7 +63,9 @@ class Shares:
 
     def is_over(self, origin: Origin) -> bool:
         """Whether it sent far more than its share; of a single one, or of two alike, never."""
-        sent = self._now[origin] + self._before[origin]
+        if self.origins < 2:
+            return False
+        sent = self._now.get(origin, 0) + self._before.get(origin, 0)
         return sent * self.origins > _FAR_MORE * self._total
 
 
@@ -79,12 +81,13 @@ class _Circle:
         own = len(self._waiting.get(origin, ()))
         return min(self.count, len(self._waiting) * (own + 1))
 
-    def put(self, origin: Origin, turns: deque[Turn]) -> None:
-        """Queue them behind those of their origin."""
-        self.count += len(turns)
-        own = self._waiting.setdefault(origin, turns)
-        if own is not turns:
-            own.extend(turns)
+    def put(self, origin: Origin, turn: Turn) -> None:
+        """Queue it behind those of its origin."""
+        own = self._waiting.get(origin)
+        if own is None:
+            own = self._waiting[origin] = deque()
+        own.append(turn)
+        self.count += 1
 
     def take(self) -> Turn:
         """The next one. Raises KeyError where nobody waits."""
@@ -95,9 +98,9 @@ class _Circle:
             self._waiting[origin] = waiting  # behind the other origins
         return turn
 
-    def remove(self, origin: Origin) -> deque[Turn]:
+    def remove(self, origin: Origin) -> Iterable[Turn]:
         """All of this origin."""
-        turns: deque[Turn] = self._waiting.pop(origin, deque())
+        turns = self._waiting.pop(origin, ())
         self.count -= len(turns)
         return turns
 
@@ -138,9 +141,10 @@ class FairQueue:
         circle, other = self._within, self._over
         if self._shares.is_over(origin):
             circle, other = other, circle
-        turns = other.remove(origin)
-        turns.append(turn)
-        circle.put(origin, turns)
+        if other.count:
+            for earlier in other.remove(origin):
+                circle.put(origin, earlier)
+        circle.put(origin, turn)
 
     def take(self) -> Turn:
         """The next one. Raises KeyError where nobody waits."""
@@ -149,5 +153,7 @@ class FairQueue:
         return circle.take()
 
     def _next(self) -> _Circle:
+        if not self._over.count:
+            return self._within
         is_due = not self._within.count or self._passed >= self._shares.origins
-        return self._over if self._over.count and is_due else self._within
+        return self._over if is_due else self._within
