@@ -75,7 +75,7 @@ class TierServicer:
                     conversation.end_when_answered()
 
     def _begin(self, *, is_stream: bool) -> Conversation:
-        """A conversation, until _end(): a context manager would hold 400 bytes more of each idle stream."""
+        """A conversation, until _end(): a context manager would be one more object that each idle stream holds."""
         conversation = Conversation(self._engine, self._limits, is_stream=is_stream)
         self._conversations[conversation] = asyncio.current_task() if is_stream else None
         self._idle.clear()
